@@ -1,0 +1,50 @@
+# Two commands are all a user needs: `make demo` and `make test`. Both set everything up first.
+.DELETE_ON_ERROR:
+.PHONY: demo test check setup system clean bench lock
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The pinned Node (node_modules) goes first: jsii and the CDK CLI support 22 and 24.
+export PATH := $(CURDIR)/$(BIN):$(CURDIR)/node_modules/.bin:$(PATH)
+export JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+demo: setup
+	@nitrokit local demo
+
+test: setup
+	@python -m pytest
+
+check: setup
+	ruff check .
+	mypy
+	lint-imports
+
+bench: setup
+	python bench/run.py
+
+setup: system $(VENV)/.ready node_modules/.ready
+
+system:
+	@sh .ci/system-packages
+
+$(VENV)/.ready: requirements.txt pyproject.toml constructs/nitrokit/_version.py
+	@echo "· Python environment (.venv) from requirements.txt: under a minute with a warm pip cache, about two without"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "nitrokit needs Python 3.11 or newer; got $$($(PYTHON) --version). Set PYTHON=python3.x" >&2; exit 3; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements.txt || { echo "could not install the pinned Python packages: is the package index reachable?" >&2; exit 3; }
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+node_modules/.ready: package.json package-lock.json
+	@echo "· Node tools (node_modules) from package-lock.json"
+	@npm ci --no-audit --no-fund --loglevel=error || { echo "could not install the pinned Node packages: is the npm registry reachable?" >&2; exit 3; }
+	@touch $@
+
+# For maintainers: resolve requirements.txt anew (needs uv).
+lock:
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --extra dev --no-emit-package nitrokit -o requirements.txt pyproject.toml
+
+clean:
+	rm -rf $(VENV) node_modules cdk.out .nitrokit .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

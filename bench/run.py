@@ -1,0 +1,73 @@
+"""Times of what users wait for, each beside something it can be compared with in the same run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+EMPTY_APP = "import aws_cdk as cdk; app = cdk.App(); cdk.Stack(app, 'Empty'); app.synth()\n"
+PATH = os.pathsep.join([str(ROOT / ".venv/bin"), str(ROOT / "node_modules/.bin"), os.environ["PATH"]])
+
+
+def seconds(command: list[str], *, runs: int = 1, environment: dict[str, str] | None = None) -> float:
+    """Best of ``runs``, in seconds. A failing command ends the benchmark with what it printed."""
+    best = float("inf")
+    for _ in range(runs):
+        started = time.perf_counter()
+        done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PATH": PATH, **(environment or {})}, capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(f"{command} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def synth(app: str, output: str) -> list[str]:
+    return ["cdk", "synth", "--quiet", "--no-notices", "--app", app, "--output", output]
+
+
+def measure(*, cold: bool) -> dict[str, float]:
+    """All measurements, in seconds."""
+    python = str(ROOT / ".venv/bin/python")
+    demo = ["nitrokit", "local", "demo", "--json"]
+    times = {"empty Python process": seconds([python, "-c", ""], runs=5), "nitrokit --help": seconds(["nitrokit", "--help"], runs=5)}
+    with tempfile.TemporaryDirectory() as folder:
+        empty = Path(folder) / "empty.py"
+        empty.write_text(EMPTY_APP)
+        times["synth of an empty app"] = seconds(synth(f"{python} {empty}", f"{folder}/a"), runs=2)
+        seconds(synth(f"{python} app.py", f"{folder}/b"))
+        times["synth of app.py (image cached)"] = seconds(synth(f"{python} app.py", f"{folder}/b"), runs=2)
+        if cold:
+            times["demo, cold"] = seconds(demo, environment={"NITROKIT_CACHE": f"{folder}/cache"})
+    times["demo, warm"] = seconds(demo)
+    return times
+
+
+def ratios(times: dict[str, float]) -> dict[str, float]:
+    pairs = [("nitrokit --help", "empty Python process"), ("synth of app.py (image cached)", "synth of an empty app"), ("demo, cold", "demo, warm")]
+    return {f"{one} / {other}": times[one] / times[other] for one, other in pairs if one in times and other in times}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cold", action="store_true", help="also the demo with an empty cache")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    times = measure(cold=options.cold)
+    if options.json:
+        print(json.dumps({"seconds": times, "ratios": ratios(times)}, indent=2))
+        return
+    for name, value in times.items():
+        print(f"{value:8.2f} s  {name}")
+    for name, value in ratios(times).items():
+        print(f"{value:8.1f} ×  {name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""``nitrokit``: the entry point. No traceback reaches a user; NITROKIT_DEBUG=1 shows it to a developer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from types import FrameType
+
+import typer
+from typer.exceptions import TyperException
+
+from nitrokit.cli import build, doctor, local, lock, measure, verify
+from nitrokit.cli.output import fail
+from nitrokit.errors import NitrokitError
+
+app = typer.Typer(
+    name="nitrokit",
+    help="AWS Nitro Enclaves as ordinary infrastructure as code.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("build")(build.build)
+app.command("measure")(measure.measure)
+app.command("lock")(lock.lock)
+app.command("verify")(verify.verify)
+app.add_typer(local.app, name="local")
+app.command("doctor")(doctor.doctor)
+
+
+@app.callback(invoke_without_command=True)
+def version(show: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+    """AWS Nitro Enclaves as ordinary infrastructure as code."""
+    if show:
+        from nitrokit._version import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code: 0 fine, 1 the answer is no, 2 usage, 3 the environment, 130 interrupted."""
+    # A supervisor's SIGTERM ends a command as Ctrl-C does: everything it started is stopped and removed.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = app(args=arguments, standalone_mode=False, prog_name="nitrokit")
+    except NitrokitError as error:
+        return fail(error)
+    except TyperException as error:
+        error.show()
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        return _internal(error)
+    return code if isinstance(code, int) else 0
+
+
+def _internal(error: Exception) -> int:
+    if os.environ.get("NITROKIT_DEBUG"):
+        traceback.print_exc()
+    message = f"{type(error).__name__}: {error}".splitlines()[0]
+    return fail(_Internal("internal", "nitrokit itself failed", got=message, do="run again with NITROKIT_DEBUG=1 and report the traceback"))
+
+
+class _Internal(NitrokitError):
+    exit_code = 3
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""What the commands print: results on stdout (people or ``--json``), talk on stderr, errors in one form."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from nitrokit.errors import NitrokitError
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+
+
+def result(value: Mapping[str, Any] | list[Any], *, as_json: bool, human: Callable[[], None]) -> None:
+    """Print a command's result: JSON for machines, else what ``human`` prints."""
+    if as_json:
+        print(json.dumps(value, indent=2, sort_keys=False, default=str))
+    else:
+        human()
+
+
+def talk(message: str) -> None:
+    """Say something on the way; never part of the result."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def fail(error: NitrokitError) -> int:
+    """Print an error (what, got, expected, what to do) and return its exit code. With ``--json`` anywhere, as JSON on stderr."""
+    if "--json" in sys.argv:
+        print(json.dumps({"error": error.as_dict()}, indent=2), file=sys.stderr)
+        return error.exit_code
+    print(f"error: {error.what} [{error.code}]", file=sys.stderr)
+    for label, value in (("got", error.got), ("expected", error.expected), ("do this", error.do)):
+        if value is not None:
+            print(f"  {label + ':':<10}{value}", file=sys.stderr)
+    return error.exit_code
+
+
+class Steps:
+    """Progress of a long command: a spinner with the running step where stderr is a terminal, else one plain line a step."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True, highlight=False)
+        self.seconds: dict[str, float] = {}
+        self._status: Any = None
+        self._title = ""
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[None]:
+        """One step: its time is kept in ``seconds``; a failing step is marked and the error goes on."""
+        started, self._title = time.monotonic(), title
+        mark = "[red]✗[/red]"
+        try:
+            if self._console.is_terminal:
+                with self._console.status(title) as self._status:
+                    yield
+            else:
+                yield
+            mark = "[green]✓[/green]"
+        finally:
+            self._status = None
+            self.seconds[title] = time.monotonic() - started
+            self._console.print(f"{mark} {title} [dim]{self.seconds[title]:.1f} s[/dim]")
+
+    def note(self, message: str) -> None:
+        """A detail of the running step: behind the spinner on a terminal, an indented line elsewhere."""
+        from rich.markup import escape
+
+        if self._status is not None:
+            self._status.update(f"{self._title} [dim]· {escape(message)}[/dim]")
+        else:
+            self._console.print(f"  [dim]{escape(message)}[/dim]", soft_wrap=True)
+
+    def say(self, message: str) -> None:
+        """A line that stays."""
+        from rich.markup import escape
+
+        self._console.print(escape(message), soft_wrap=True)

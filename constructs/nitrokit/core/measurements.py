@@ -1,0 +1,127 @@
+"""PCR values: how they are computed, and ``measurements.json``.
+
+Sources: aws-nitro-enclaves-image-format:README.md and src/utils/eif_hasher.rs (PCR0, 1, 2, 8); Nitro Enclaves User Guide "Cryptographic attestation" (PCR3, PCR4: no inner digest);
+aws-nitro-enclaves-nsm-api:docs/attestation_process.md (extension).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from nitrokit.errors import UsageError
+
+PCR_LENGTH = 48
+ZERO = bytes(PCR_LENGTH)
+HASH_ALGORITHM = "Sha384 { ... }"  # nitro-cli prints exactly this
+
+
+class MeasurementsError(UsageError):
+    """A measurements file that cannot be used."""
+
+    area = "measurements"
+
+
+def digest(chunks: Iterable[bytes | bytearray | memoryview]) -> bytes:
+    """PCR0, PCR1, PCR2 and PCR8: SHA384(48 zero bytes ‖ SHA384(content)); 48 bytes."""
+    inner = hashlib.sha384()
+    for chunk in chunks:
+        inner.update(chunk)
+    return hashlib.sha384(ZERO + inner.digest()).digest()
+
+
+EMPTY_PCR2 = digest([])
+"""PCR2 of an EIF with a single ramdisk: the measurement of nothing."""
+
+
+def pcr3(role_arn: str) -> bytes:
+    """SHA384(48 zero bytes ‖ ARN of the parent's IAM role, not of its instance profile)."""
+    return hashlib.sha384(ZERO + role_arn.encode()).digest()
+
+
+def pcr4(instance_id: str) -> bytes:
+    """SHA384(48 zero bytes ‖ the parent's instance id)."""
+    return hashlib.sha384(ZERO + instance_id.encode()).digest()
+
+
+def pcr8(certificate_der: bytes) -> bytes:
+    """The measurement of the DER of the certificate that signed the EIF."""
+    return digest([certificate_der])
+
+
+def extend(old: bytes, data: bytes) -> bytes:
+    """PCR16–31 as ExtendPCR does: SHA384(old ‖ data)."""
+    return hashlib.sha384(old + data).digest()
+
+
+@dataclass(frozen=True)
+class PcrDifference:
+    """One PCR that differs; ``got`` is None where it is absent."""
+
+    index: int
+    expected: bytes
+    got: bytes | None
+
+    def __str__(self) -> str:
+        return f"PCR{self.index} expected {self.expected.hex()} got {'nothing' if self.got is None else self.got.hex()}"
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """One set of measurements: PCR0, PCR1, PCR2 and, for a signed image, PCR8; 48 bytes each."""
+
+    pcr0: bytes
+    pcr1: bytes
+    pcr2: bytes
+    pcr8: bytes | None = None
+
+    def __post_init__(self) -> None:
+        for index, value in self.pcrs().items():
+            if len(value) != PCR_LENGTH:
+                raise MeasurementsError("pcr-length", f"PCR{index} has the wrong length", got=f"{len(value)} bytes", expected=f"{PCR_LENGTH} bytes")
+
+    def pcrs(self) -> dict[int, bytes]:
+        """PCR index → value, PCR8 only where there is one."""
+        values = {0: self.pcr0, 1: self.pcr1, 2: self.pcr2}
+        return values if self.pcr8 is None else {**values, 8: self.pcr8}
+
+    def differences(self, other: Measurements) -> list[PcrDifference]:
+        """The PCRs of this set (the expected one) that ``other`` does not have."""
+        return differences(self, other.pcrs())
+
+    def to_json(self) -> str:
+        """``nitro-cli build-enclave``'s form, canonical, with a final newline."""
+        values = {"HashAlgorithm": HASH_ALGORITHM, **{f"PCR{index}": value.hex() for index, value in self.pcrs().items()}}
+        return json.dumps({"Measurements": values}, indent=2) + "\n"
+
+    @classmethod
+    def parse(cls, text: str | bytes) -> Measurements:
+        """Read ``build-enclave``'s or ``describe-eif``'s JSON, or the bare map; hex in either case. Raises MeasurementsError."""
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise MeasurementsError("not-json", "measurements are not JSON", got=str(error)[:200], expected="the output of nitro-cli build-enclave", do="record them anew with `nitrokit lock`") from error
+        fields = value.get("Measurements", value) if isinstance(value, dict) else None
+        if not isinstance(fields, dict):
+            raise MeasurementsError("no-measurements", "no measurements in the JSON", got=type(fields).__name__, expected='{"Measurements": {"PCR0": …}}', do="record them anew with `nitrokit lock`")
+        pcrs = {index: _pcr(fields, index) for index in (0, 1, 2)}
+        return cls(pcrs[0], pcrs[1], pcrs[2], _pcr(fields, 8) if fields.get("PCR8") is not None else None)
+
+
+def differences(expected: Measurements, got: dict[int, bytes]) -> list[PcrDifference]:
+    """The PCRs of ``expected`` that ``got`` (PCR index → value) does not have."""
+    return [PcrDifference(index, value, got.get(index)) for index, value in expected.pcrs().items() if got.get(index) != value]
+
+
+def _pcr(fields: dict[str, Any], index: int) -> bytes:
+    text = fields.get(f"PCR{index}")
+    try:
+        value = bytes.fromhex(text) if isinstance(text, str) and text.isascii() and not any(c.isspace() for c in text) else None
+    except ValueError:
+        value = None
+    if value is None or len(value) != PCR_LENGTH:
+        raise MeasurementsError("bad-pcr", f"PCR{index} is not a SHA-384 value", got=repr(text)[:120], expected=f"{2 * PCR_LENGTH} hex digits", do="record the measurements anew with `nitrokit lock`")
+    return value

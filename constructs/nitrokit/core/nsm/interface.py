@@ -1,0 +1,86 @@
+"""What a Nitro Security Module can do, whoever answers: the device in an enclave, or the emulation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from nitrokit.core.nsm.messages import NsmError, decode_response, encode_request
+
+
+@dataclass(frozen=True)
+class PcrState:
+    """A PCR's value and whether it is locked."""
+
+    locked: bool
+    value: bytes
+
+
+@dataclass(frozen=True)
+class NsmDescription:
+    """The module's version, id, number of PCRs, locked PCRs and digest ("SHA384")."""
+
+    version: tuple[int, int, int]
+    module_id: str
+    max_pcrs: int
+    locked_pcrs: tuple[int, ...]
+    digest: str
+
+
+class NsmProvider(Protocol):
+    """A Nitro Security Module. Every method raises NsmError."""
+
+    def describe(self) -> NsmDescription: ...
+    def describe_pcr(self, index: int) -> PcrState: ...
+    def extend_pcr(self, index: int, data: bytes) -> bytes: ...
+    def lock_pcr(self, index: int) -> None: ...
+    def lock_pcrs(self, count: int) -> None: ...
+    def attestation(self, *, user_data: bytes | None = None, nonce: bytes | None = None, public_key: bytes | None = None) -> bytes: ...
+    def get_random(self) -> bytes: ...
+
+
+class NsmClient:
+    """An NsmProvider over ``exchange``: request bytes in, response bytes out."""
+
+    def __init__(self, exchange: Callable[[bytes], bytes]) -> None:
+        self._exchange = exchange
+
+    def _call(self, name: str, **fields: Any) -> dict[str, Any]:
+        return decode_response(self._exchange(encode_request(name, fields)), name)
+
+    def describe(self) -> NsmDescription:
+        fields = self._call("DescribeNSM")
+        try:
+            version = tuple(int(fields[f"version_{part}"]) for part in ("major", "minor", "patch"))
+            return NsmDescription(
+                (version[0], version[1], version[2]), str(fields["module_id"]), int(fields["max_pcrs"]), tuple(fields["locked_pcrs"]), str(fields["digest"])
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise NsmError("response", "malformed answer to DescribeNSM", got=repr(error)[:80]) from error
+
+    def describe_pcr(self, index: int) -> PcrState:
+        fields = self._call("DescribePCR", index=index)
+        return PcrState(fields.get("lock") is True, _bytes(fields, "data", "DescribePCR"))
+
+    def extend_pcr(self, index: int, data: bytes) -> bytes:
+        return _bytes(self._call("ExtendPCR", index=index, data=data), "data", "ExtendPCR")
+
+    def lock_pcr(self, index: int) -> None:
+        self._call("LockPCR", index=index)
+
+    def lock_pcrs(self, count: int) -> None:
+        self._call("LockPCRs", range=count)
+
+    def attestation(self, *, user_data: bytes | None = None, nonce: bytes | None = None, public_key: bytes | None = None) -> bytes:
+        return _bytes(self._call("Attestation", user_data=user_data, nonce=nonce, public_key=public_key), "document", "Attestation")
+
+    def get_random(self) -> bytes:
+        return _bytes(self._call("GetRandom"), "random", "GetRandom")
+
+
+def _bytes(fields: dict[str, Any], key: str, name: str) -> bytes:
+    value = fields.get(key)
+    if not isinstance(value, bytes):
+        raise NsmError("response", f"malformed answer to {name}", got=type(value).__name__, expected=f"bytes in {key}")
+    return value

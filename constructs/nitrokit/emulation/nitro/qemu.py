@@ -1,0 +1,3 @@
+"""QEMU."""
+def find_qemu(e): return None
+class QemuRunner: ...

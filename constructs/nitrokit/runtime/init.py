@@ -1,0 +1,85 @@
+"""PID 1: prepares the enclave, tells the parent that it is up, serves control, runs the app, and ends the enclave with it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from nitrokit.core.manifest import parse_manifest
+from nitrokit.core.nsm import NsmError, NsmProvider
+from nitrokit.runtime import control, egress, mounts, platform, vsock
+from nitrokit.runtime.frames import serve
+from nitrokit.runtime.supervisor import Supervisor
+
+MANIFEST = Path("/etc/nitrokit/enclave.toml")
+HEARTBEAT_PORT, HEARTBEAT = 9000, b"\xb7"
+_RB_AUTOBOOT = 0x01234567
+
+
+def main() -> None:
+    """Never returns. Any failure is said on the console (which only debug mode and the emulation show) and ends the enclave."""
+    code = 1
+    try:
+        code = run()
+    except BaseException as error:
+        with suppress(OSError):
+            print(f"nitrokit init: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    finally:
+        _end(code)
+
+
+def run() -> int:
+    """Prepare, run the app, and return its exit code."""
+    mounts.mount_all()
+    mounts.load_nsm_module()
+    mounts.raise_loopback()
+    heartbeat()
+    manifest = parse_manifest(MANIFEST.read_text(), path=str(MANIFEST))
+    egress.start(manifest.egress)
+    emulated = platform.is_emulated()
+    nsm = platform.nsm()
+    with suppress(OSError):
+        os.chmod("/dev/nsm", 0o666)  # the app attests too, and is not root
+    with suppress(OSError):
+        os.chmod("/dev/vsock", 0o666)
+    supervisor = Supervisor(manifest.app, write=_console() if emulated or _is_debug(nsm) else None, may_stay_root=emulated)
+    supervisor.start()
+    threading.Thread(target=serve, args=(vsock.listen(control.PORT), control.handler(nsm, supervisor.state)), daemon=True).start()
+    return supervisor.wait()
+
+
+def heartbeat() -> None:
+    """Tell the launcher on the parent that we are up: one byte there, the same back (aws-nitro-enclaves-sdk-bootstrap:init/init.c). Raises OSError."""
+    with vsock.connect(vsock.PARENT, HEARTBEAT_PORT, timeout=30) as connection:
+        connection.sendall(HEARTBEAT)
+        if connection.recv(1) != HEARTBEAT:
+            raise OSError("the parent did not answer the heartbeat")
+
+
+def _is_debug(nsm: NsmProvider) -> bool:
+    """In debug mode PCR0 is zero and somebody may read the console; else an unread console would freeze the enclave."""
+    try:
+        return not any(nsm.describe_pcr(0).value)
+    except NsmError:
+        return False
+
+
+def _console() -> Callable[[bytes], None]:
+    def write(line: bytes) -> None:
+        with suppress(OSError):
+            os.write(2, line)
+
+    return write
+
+
+def _end(code: int) -> None:
+    """Restart the machine, which ends an enclave; where we are a sandboxed process, exit."""
+    os.sync()
+    if os.getpid() == 1 and not os.path.exists("/run/vsock"):
+        ctypes.CDLL(None).reboot(_RB_AUTOBOOT)
+    os._exit(code & 0xFF)

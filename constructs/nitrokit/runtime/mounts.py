@@ -1,0 +1,54 @@
+"""What a fresh kernel needs before anything runs: mounts, the NSM driver where it is a module, the loopback interface."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import socket
+import struct
+from pathlib import Path
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_NOSUID, _NODEV, _NOEXEC = 2, 4, 8
+_MOUNTS = (
+    ("proc", "/proc", "proc", _NOSUID | _NODEV | _NOEXEC, ""),
+    ("sysfs", "/sys", "sysfs", _NOSUID | _NODEV | _NOEXEC, ""),
+    ("devtmpfs", "/dev", "devtmpfs", _NOSUID | _NOEXEC, "mode=0755"),
+    ("tmpfs", "/run", "tmpfs", _NOSUID | _NODEV, "mode=0755"),
+    ("tmpfs", "/tmp", "tmpfs", _NOSUID | _NODEV, "mode=1777"),
+)
+_FINIT_MODULE = 313  # x86_64
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
+
+
+def mount_all() -> None:
+    """Mount what is not mounted yet (whoever runs us as a process has done so). Raises OSError."""
+    for source, target, kind, flags, options in _MOUNTS:
+        if os.path.ismount(target):
+            continue
+        if _libc.mount(source.encode(), target.encode(), kind.encode(), flags, options.encode() or None):
+            number = ctypes.get_errno()
+            raise OSError(number, f"mount {target}: {os.strerror(number)}")
+
+
+def load_nsm_module(path: Path = Path("/nsm.ko")) -> None:
+    """Load the NSM driver that nitro-cli's blobs bring along; nothing to do where the kernel has it. Raises OSError."""
+    if not path.exists():
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if _libc.syscall(_FINIT_MODULE, descriptor, b"", 0):
+            number = ctypes.get_errno()
+            raise OSError(number, f"finit_module {path}: {os.strerror(number)}")
+    finally:
+        os.close(descriptor)
+
+
+def raise_loopback() -> None:
+    """``lo`` is down in a fresh enclave. Raises OSError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        request = struct.pack("16sh14x", b"lo", 0)
+        flags = struct.unpack("16sh14x", fcntl.ioctl(control, _SIOCGIFFLAGS, request))[1]
+        if not flags & _IFF_UP:
+            fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | _IFF_UP))

@@ -1,0 +1,76 @@
+"""The app: started as its user with its own environment, its output kept off the console where nobody reads it, its end reported."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+import threading
+from collections.abc import Callable
+from typing import IO, Any
+
+from nitrokit.core.manifest import App
+
+_BASE_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/", "LANG": "C.UTF-8", "PYTHONPATH": "/usr/lib/nitrokit:/usr/lib/nitrokit-site", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+class Supervisor:
+    """Runs one app. ``write``: takes its output, line by line; None drops it (an unread console freezes an enclave)."""
+
+    def __init__(self, app: App, *, write: Callable[[bytes], None] | None, may_stay_root: bool) -> None:
+        self._app = app
+        self._write = write
+        self._may_stay_root = may_stay_root
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the app. Raises OSError, or KeyError for a user that the image does not have."""
+        user = _user(self._app.user)
+        self._process = subprocess.Popen(
+            list(self._app.command),
+            cwd=self._app.working_directory,
+            env={**_BASE_ENVIRONMENT, **self._app.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            **self._identity(*user),
+        )
+        assert self._process.stdout is not None
+        threading.Thread(target=self._forward, args=(self._process.stdout,), daemon=True).start()
+
+    def _identity(self, uid: int, gid: int) -> dict[str, Any]:
+        """A sandboxed process has one user id alone and cannot change to another: the emulation may stay, real hardware never."""
+        if uid == 0 or (self._may_stay_root and not _is_mapped(uid)):
+            return {}
+        return {"user": uid, "group": gid, "extra_groups": []}
+
+    def state(self) -> dict[str, Any]:
+        """For the control server: "running", or how the app ended."""
+        code = None if self._process is None else self._process.poll()
+        return {"app": "running" if self._process is not None and code is None else f"ended with {code}"}
+
+    def wait(self) -> int:
+        """Wait for the app's end, reaping orphans meanwhile, and return its exit code."""
+        assert self._process is not None
+        while True:
+            pid, status = os.wait()
+            if pid == self._process.pid:
+                self._process.returncode = os.waitstatus_to_exitcode(status)
+                return self._process.returncode
+
+    def _forward(self, output: IO[bytes]) -> None:
+        for line in iter(lambda: output.readline(1 << 16), b""):
+            if self._write is not None:
+                self._write(line)
+
+
+def _user(name: str) -> tuple[int, int]:
+    entry = pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
+    return entry.pw_uid, entry.pw_gid
+
+
+def _is_mapped(uid: int) -> bool:
+    with open("/proc/self/uid_map") as file:
+        ranges = [tuple(map(int, line.split())) for line in file]
+    return any(inside <= uid < inside + count for inside, _, count in ranges)

@@ -1,0 +1,35 @@
+"""The hello app: opens a data owner's secret by attestation, and answers a challenge that only its holder can answer."""
+
+import base64
+import hashlib
+import hmac
+from typing import Any
+
+from nitrokit.runtime import frames, platform, vsock
+
+PORT = 5000
+
+
+def prove(request: dict[str, Any]) -> dict[str, Any]:
+    """HMAC-SHA256 of the challenge under the secret; the secret itself never leaves the enclave."""
+    from botocore.exceptions import ClientError
+    from nitrokit.runtime.kms import RecipientKms
+
+    kms = RecipientKms(request["region"], request["credentials"], platform.nsm())
+    try:
+        secret = kms.decrypt(base64.b64decode(request["ciphertext"]), request["key_id"])
+    except ClientError as error:
+        return {"error": {"code": error.response["Error"]["Code"], "message": error.response["Error"]["Message"]}}
+    proof = hmac.digest(secret, base64.b64decode(request["challenge"]), hashlib.sha256)
+    return {"proof": base64.b64encode(proof).decode()}
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """One operation: prove."""
+    if request.get("op") != "prove":
+        return {"error": {"code": "unknown-operation", "message": "expected: prove"}}
+    return prove(request)
+
+
+if __name__ == "__main__":
+    frames.serve(vsock.listen(PORT), answer)
