@@ -1,0 +1,1 @@
+"""The logic of the Lambdas; lambda/<function>/index.py are shims."""

@@ -22,6 +22,7 @@ from nitrokit.image.unpack import Tree, unpack_deb
 CMDLINE = "reboot=t panic=-1 pci=off nomodules console=ttyS0 random.trust_cpu=on quiet"
 """Like AWS's, but ending by triple fault: QEMU's nitro-enclave machine has no keyboard controller, where ``reboot=k`` hangs at times."""
 
+_RECIPE = Path("enclave_images/kernel")
 _NITRO_CLI_BLOBS = "/usr/share/nitro_enclaves/blobs"
 
 
@@ -42,7 +43,7 @@ def find_kernel(environment: Mapping[str, str], cache: Path, progress: Callable[
     blobs = Path(environment.get("NITRO_CLI_BLOBS", _NITRO_CLI_BLOBS))
     if (blobs / "bzImage").is_file():
         return _from_folder(blobs, "nitro-cli's blobs")
-    recipe = recipe or Path("enclave_images/kernel")
+    recipe = next((one for one in (recipe, _RECIPE) if one is not None and one.is_dir()), _RECIPE)
     pins = _read_recipe(recipe)
     key = hashlib.sha256((recipe / "recipe.json").read_bytes() + (recipe / pins["config"]).read_bytes()).hexdigest()
     image = cache / "kernel" / key / "bzImage"

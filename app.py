@@ -1,0 +1,49 @@
+"""The reference deployment: one image, its key, one host, its bootstrap, its monitor. Composition only; settings come from context (docs/deploy.md)."""
+
+import sys
+from pathlib import Path
+
+import aws_cdk as cdk
+from aws_cdk import aws_lambda as lambda_
+
+from nitrokit.cdk.attestation_monitor import AttestationMonitor
+from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
+from nitrokit.cdk.enclave_host import EnclaveHost
+from nitrokit.cdk.enclave_image import EnclaveImage
+from nitrokit.cdk.enclave_key import EnclaveKey
+from nitrokit.core.attestation import AWS_NITRO_ROOT_G1, TrustAnchor
+from nitrokit.errors import NitrokitError
+
+
+class EnclaveStack(cdk.Stack):
+    def __init__(self, scope: cdk.App, id: str) -> None:
+        super().__init__(scope, id)
+        anchor_file = self.node.try_get_context("nitrokit:trustAnchor")
+        anchor = TrustAnchor(Path(anchor_file).name, Path(anchor_file).read_bytes()) if anchor_file else AWS_NITRO_ROOT_G1
+        owner = self.node.try_get_context("nitrokit:dataOwner")
+        runtime = lambda_.Runtime(self.node.try_get_context("nitrokit:lambdaRuntime") or "python3.13", lambda_.RuntimeFamily.PYTHON)
+
+        image = EnclaveImage.from_directory(self, "Image", self.node.try_get_context("nitrokit:image") or "enclave_images/hello")
+        host = EnclaveHost(self, "Host")
+        key = EnclaveKey(self, "Key", images=[image], host_role=host.role, data_owners=[owner] if owner else [])
+        bootstrap = EnclaveBootstrap(self, "Bootstrap", host=host, image=image)
+        monitor = AttestationMonitor(self, "Monitor", bootstrap=bootstrap, trust_anchor=anchor, runtime=runtime)
+
+        cdk.CfnOutput(self, "KeyArn", value=key.key_arn)
+        cdk.CfnOutput(self, "InstanceId", value=host.instance_id)
+        cdk.CfnOutput(self, "HostRoleArn", value=host.role.role_arn)
+        cdk.CfnOutput(self, "BootstrapDocumentName", value=bootstrap.document.ref)
+        cdk.CfnOutput(self, "AttestDocumentName", value=bootstrap.attest_document.ref)
+        cdk.CfnOutput(self, "MonitorFunctionName", value=monitor.function.function_name)
+
+
+def main() -> None:
+    app = cdk.App()
+    try:
+        EnclaveStack(app, "NitrokitHello")
+    except NitrokitError as error:
+        sys.exit(f"error: {error}")
+    app.synth()
+
+
+main()

@@ -1,0 +1,78 @@
+"""EnclaveHost: a parent instance, without a way in but Systems Manager."""
+
+from __future__ import annotations
+
+from aws_cdk import Annotations, Token
+from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_iam as iam
+from constructs import Construct
+
+_INTERFACES = {
+    "Ssm": ec2.InterfaceVpcEndpointAwsService.SSM,
+    "SsmMessages": ec2.InterfaceVpcEndpointAwsService.SSM_MESSAGES,
+    "Ec2Messages": ec2.InterfaceVpcEndpointAwsService.EC2_MESSAGES,
+    "Kms": ec2.InterfaceVpcEndpointAwsService.KMS,
+}
+_VOLUME_GIB = 20
+
+
+class EnclaveNetwork(Construct):
+    """Isolated subnets with exactly the endpoints that a parent needs: no internet gateway, no NAT. S3 holds the images, the agent and Amazon Linux's packages."""
+
+    def __init__(self, scope: Construct, id: str, *, max_azs: int = 2) -> None:
+        super().__init__(scope, id)
+        subnets = [ec2.SubnetConfiguration(name="Isolated", subnet_type=ec2.SubnetType.PRIVATE_ISOLATED, cidr_mask=24)]
+        self.vpc = ec2.Vpc(self, "Vpc", max_azs=max_azs, nat_gateways=0, subnet_configuration=subnets, restrict_default_security_group=False)
+        self.endpoints = ec2.SecurityGroup(self, "Endpoints", vpc=self.vpc, description="AWS endpoints, for parent instances", allow_all_outbound=False)
+        for name, service in _INTERFACES.items():
+            self.vpc.add_interface_endpoint(name, service=service, security_groups=[self.endpoints], open=False)
+        self.vpc.add_gateway_endpoint("S3", service=ec2.GatewayVpcEndpointAwsService.S3)
+
+
+class EnclaveHost(Construct):
+    """One parent instance with EnclaveOptions, IMDSv2 alone, an encrypted volume and no inbound rule.
+
+    - ``network``: default: an EnclaveNetwork of its own.
+    - ``instance_type``: default m6i.xlarge: 4 vCPUs, of which the enclave may have two.
+    - ``role_name``: default: named by CloudFormation. Name it where a policy elsewhere must know PCR3.
+    """
+
+    def __init__(
+        self, scope: Construct, id: str, *, network: EnclaveNetwork | None = None, instance_type: ec2.InstanceType | None = None, role_name: str | None = None
+    ) -> None:
+        super().__init__(scope, id)
+        self.network = network or EnclaveNetwork(self, "Network")
+        kind = instance_type or ec2.InstanceType("m6i.xlarge")
+        self._warn_of_unsupported(kind)
+        self.role = iam.Role(
+            self, "Role", role_name=role_name, assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"), description="Parent instance of enclaves",
+            managed_policies=[iam.ManagedPolicy.from_aws_managed_policy_name("AmazonSSMManagedInstanceCore")],
+        )  # fmt: skip
+        group = ec2.SecurityGroup(self, "Group", vpc=self.network.vpc, description="Parent instance: nothing comes in", allow_all_outbound=False)
+        group.add_egress_rule(ec2.Peer.any_ipv4(), ec2.Port.tcp(443), "AWS endpoints")
+        self.network.endpoints.add_ingress_rule(group, ec2.Port.tcp(443), "parent instances")
+        volume = ec2.BlockDeviceVolume.ebs(_VOLUME_GIB, encrypted=True, volume_type=ec2.EbsDeviceVolumeType.GP3)
+        self.instance = ec2.Instance(
+            self,
+            "Instance",
+            vpc=self.network.vpc,
+            vpc_subnets=ec2.SubnetSelection(subnet_type=ec2.SubnetType.PRIVATE_ISOLATED),
+            instance_type=kind,
+            machine_image=ec2.MachineImage.latest_amazon_linux2023(),
+            role=self.role,
+            security_group=group,
+            enclave_enabled=True,
+            require_imdsv2=True,
+            detailed_monitoring=True,
+            block_devices=[ec2.BlockDevice(device_name="/dev/xvda", volume=volume)],
+        )
+
+    def _warn_of_unsupported(self, kind: ec2.InstanceType) -> None:
+        """Bare metal and t types never take enclaves (Nitro Enclaves User Guide "Requirements")."""
+        name = kind.to_string()
+        if not Token.is_unresolved(name) and (name.startswith("t") and not name.startswith("trn") or ".metal" in name):
+            Annotations.of(self).add_error(f"instance type {name} does not support Nitro Enclaves: take one of m6i, c6i, r6i, m7g, … with at least 4 vCPUs (2 on Graviton)")
+
+    @property
+    def instance_id(self) -> str:
+        return self.instance.instance_id

@@ -1,0 +1,92 @@
+"""EnclaveImage: an EIF as an S3 asset, with the measurements that everything else derives from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from aws_cdk import aws_s3_assets as s3_assets
+from constructs import Construct
+
+from nitrokit.core.eif import read_eif
+from nitrokit.core.manifest import Egress, Manifest
+from nitrokit.core.measurements import Measurements
+from nitrokit.errors import NitrokitError
+from nitrokit.image.build import read_manifest
+from nitrokit.image.cached import build_cached
+from nitrokit.image.explain import explain
+from nitrokit.image.fetch import cache_dir
+from nitrokit.image.kernel import find_kernel
+from nitrokit.image.lock import read_lock
+
+_MIB = 1 << 20
+_EIF_RATIO = 4  # nitro-cli demands it (aws-nitro-enclaves-cli:src/enclave_proc/resource_manager.rs, E26)
+
+
+class ImageDriftError(NitrokitError):
+    """An image that does not measure as its lock says: nothing is synthesised."""
+
+    area = "drift"
+
+
+class EnclaveImage(Construct):
+    """An enclave image. Use ``from_directory`` or ``from_eif``.
+
+    ``measurements``: the locked set; ``asset``: the EIF in S3; ``cpu_count`` and ``memory_mib``: what one enclave of it needs.
+    """
+
+    def __init__(
+        self, scope: Construct, id: str, *, eif: Path, measurements: Measurements, name: str, cpu_count: int = 2, memory_mib: int | None = None, egress: tuple[Egress, ...] = ()
+    ) -> None:
+        super().__init__(scope, id)
+        self.name = name
+        self.eif = eif
+        self.measurements = measurements
+        self.cpu_count = cpu_count
+        self.memory_mib = memory_for(eif.stat().st_size, memory_mib)
+        self.egress = egress
+        self.asset = s3_assets.Asset(self, "Eif", path=str(eif))
+
+    @classmethod
+    def from_directory(cls, scope: Construct, id: str, directory: str | Path) -> EnclaveImage:
+        """Build an image folder at synthesis (without Docker; cached by content) and compare it with its lock. Raises ImageDriftError and what the build raises."""
+        folder = Path(directory).resolve()
+        cache = cache_dir(os.environ)
+        kernel = find_kernel(os.environ, cache, _quiet, folder.parent / "kernel")
+        lock = read_lock(folder)
+        built = build_cached(folder, kernel=kernel, cache=cache, progress=_quiet)
+        if differences := explain(lock, built):
+            raise ImageDriftError(
+                "image",
+                f"{folder.name} does not measure as its lock says",
+                got="; ".join(differences),
+                expected=str(folder / "measurements.json"),
+                do="if the change is meant, run `nitrokit lock --measurements-only` and have the new lock reviewed",
+            )
+        manifest = read_manifest(folder)
+        return cls(scope, id, eif=built.eif, measurements=lock.measurements, **_of_manifest(manifest))
+
+    @classmethod
+    def from_eif(cls, scope: Construct, id: str, eif: str | Path, *, name: str, measurements: Measurements, cpu_count: int = 2, memory_mib: int | None = None) -> EnclaveImage:
+        """An EIF built elsewhere. It is measured here and must be what ``measurements`` says. Raises EifError, ImageDriftError."""
+        path = Path(eif)
+        differing = measurements.differences(read_eif(path.read_bytes()).measure())
+        if differing:
+            raise ImageDriftError("image", f"{path.name} does not measure as given", got="; ".join(map(str, differing)), expected="the given measurements")
+        return cls(scope, id, eif=path, measurements=measurements, name=name, cpu_count=cpu_count, memory_mib=memory_mib)
+
+
+def memory_for(eif_size: int, wanted_mib: int | None) -> int:
+    """MiB for one enclave: what is wanted, or four times the EIF; a multiple of 2 MiB pages, at least 64. Raises ImageDriftError when too little is wanted."""
+    needed = max(-(-eif_size // _MIB) * _EIF_RATIO, 64)
+    if wanted_mib is not None and wanted_mib < needed:
+        raise ImageDriftError("memory", "memory_mib is less than the image needs", got=wanted_mib, expected=f"at least {needed} (four times the EIF)", do="raise it in enclave.toml, or leave it out")
+    return -(-(wanted_mib or needed) // 2) * 2
+
+
+def _of_manifest(manifest: Manifest) -> dict[str, object]:
+    return {"name": manifest.name, "cpu_count": manifest.cpu_count, "memory_mib": manifest.memory_mib, "egress": manifest.egress}
+
+
+def _quiet(_: str) -> None:
+    """Synthesis prints nothing of a build."""

@@ -1,0 +1,274 @@
+"""CloudFormation where moto 5.2.5 falls short: change sets run in the background in dependency order, failures roll back and say why, outputs appear, unknown types are refused,
+and types that moto skips in silence exist: AWS::SSM::Association (runs the document, and waits for it), AWS::EC2::Instance's EnclaveOptions."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nitrokit.emulation.cloud.ssm import SystemsManager
+
+_NO_BEHAVIOUR = ("AWS::CDK::Metadata", "AWS::S3::BucketPolicy", "AWS::CloudWatch::Alarm", "AWS::CloudWatch::Dashboard", "AWS::EC2::FlowLog", "AWS::Lambda::Permission")
+"""Types that may be there and do nothing locally. Any other that moto does not know fails the stack."""
+
+
+def install(systems_manager: SystemsManager) -> Callable[[], None]:
+    """Put the helpers into moto (this process is the cloud's own); returns what takes them out again."""
+    from moto.cloudformation import models, parsing
+    from moto.ec2.models.instances import Instance
+    from moto.ssm.models import Document
+
+    originals = [
+        (models.CloudFormationBackend, "execute_change_set", models.CloudFormationBackend.execute_change_set),
+        (models.CloudFormationBackend, "describe_change_set", models.CloudFormationBackend.describe_change_set),
+        (models.CloudFormationBackend, "delete_change_set", models.CloudFormationBackend.delete_change_set),
+        (parsing.ResourceMap, "build_resource_diff", parsing.ResourceMap.build_resource_diff),
+        (parsing.ResourceMap, "parse_ssm_parameter", parsing.ResourceMap.parse_ssm_parameter),
+        (Instance, "create_from_cloudformation_json", Instance.__dict__["create_from_cloudformation_json"]),
+        (Document, "create_from_cloudformation_json", Document.__dict__["create_from_cloudformation_json"]),
+        (parsing, "resource_class_from_type", parsing.resource_class_from_type),
+    ]
+    models.CloudFormationBackend.execute_change_set = _execute_change_set
+    models.CloudFormationBackend.describe_change_set = _known_change_set(models.CloudFormationBackend.describe_change_set)
+    models.CloudFormationBackend.delete_change_set = _tolerant_delete(models.CloudFormationBackend.delete_change_set)
+    parsing.ResourceMap.build_resource_diff = _ordered_diff(parsing.ResourceMap.build_resource_diff)
+    parsing.ResourceMap.parse_ssm_parameter = _resolved_once(parsing.ResourceMap.parse_ssm_parameter)
+    Instance.create_from_cloudformation_json = classmethod(_instance_with_options(Instance.create_from_cloudformation_json.__func__))
+    Document.create_from_cloudformation_json = classmethod(_document_with_defaults(Document.create_from_cloudformation_json.__func__))
+    known = parsing.get_model_map()
+    own = {"AWS::SSM::Association": _association(systems_manager), **{name: _inert(name) for name in _NO_BEHAVIOUR if name not in known}}
+    moto_class = parsing.resource_class_from_type
+    parsing.resource_class_from_type = lambda resource_type: own.get(resource_type) or moto_class(resource_type)
+
+    def restore() -> None:
+        for owner, name, value in originals:
+            setattr(owner, name, value)
+
+    return restore
+
+
+def _change_set(backend: Any, name: str, stack_name: str | None = None) -> Any:
+    from moto.cloudformation.exceptions import ValidationError
+
+    for identifier, change_set in backend.change_sets.items():
+        if name in (identifier, change_set.change_set_name) and stack_name in (None, change_set.stack_name, change_set.stack_id):
+            return change_set
+    raise ValidationError(message=f"ChangeSet [{name}] does not exist")
+
+
+def _known_change_set(original: Callable[..., Any]) -> Callable[..., Any]:
+    def describe_change_set(backend: Any, change_set_name: str, *arguments: Any, **named: Any) -> Any:
+        from moto.core.exceptions import ServiceException
+
+        found = original(backend, change_set_name, *arguments, **named)
+        if found is None:
+
+            class ChangeSetNotFound(ServiceException):
+                code = "ChangeSetNotFound"
+
+            raise ChangeSetNotFound(f"ChangeSet [{change_set_name}] does not exist")
+        return found
+
+    return describe_change_set
+
+
+def _tolerant_delete(original: Callable[..., Any]) -> Callable[..., Any]:
+    def delete_change_set(backend: Any, change_set_name: str, *arguments: Any, **named: Any) -> None:
+        try:
+            original(backend, change_set_name, *arguments, **named)
+        except (KeyError, UnboundLocalError, AttributeError):
+            return  # deleting what is not there succeeds
+
+    return delete_change_set
+
+
+def _execute_change_set(backend: Any, change_set_name: str, stack_name: str | None = None) -> None:
+    """Start; the caller follows the stack's events, as with the real service."""
+    change_set = _change_set(backend, change_set_name, stack_name)
+    stack = backend.stacks[change_set.stack_id]
+    verb = "CREATE" if change_set.change_set_type == "CREATE" else "UPDATE"
+    stack.status = f"{verb}_IN_PROGRESS"
+    stack._add_stack_event(f"{verb}_IN_PROGRESS", resource_status_reason="User Initiated")
+    threading.Thread(target=_apply, args=(stack, change_set, verb), daemon=True).start()
+
+
+def _apply(stack: Any, change_set: Any, verb: str) -> None:
+    from moto.cloudformation.parsing import OutputMap
+
+    try:
+        _refuse_unknown_types(change_set.template_dict)
+        change_set.apply()
+        stack.template, stack.template_dict = change_set.template, change_set.template_dict
+        stack.output_map = OutputMap(stack.resource_map, change_set.template_dict, stack.stack_id)
+        _ = stack.outputs
+    except Exception as error:
+        reason = str(getattr(error, "message", None) or error) or type(error).__name__
+        stack._add_stack_event(f"{verb}_FAILED", resource_status_reason=reason[:1000])
+        stack.status_reason = reason[:1000]
+        _finish(stack, "ROLLBACK_COMPLETE" if verb == "CREATE" else "UPDATE_ROLLBACK_COMPLETE", change_set, "EXECUTE_FAILED")
+        return
+    _finish(stack, f"{verb}_COMPLETE", change_set, "EXECUTE_COMPLETE")
+
+
+def _finish(stack: Any, status: str, change_set: Any, execution: str) -> None:
+    change_set.execution_status = execution
+    stack._add_stack_event(status)
+    stack.status = status
+
+
+def _refuse_unknown_types(template: Mapping[str, Any]) -> None:
+    from moto.cloudformation import parsing
+
+    unknown = sorted({one["Type"] for one in template["Resources"].values() if not parsing.resource_class_from_type(one["Type"])})
+    if unknown:
+        raise ValueError(f"resource types that the local CloudFormation does not have: {', '.join(unknown)}")
+
+
+def _ordered_diff(original: Callable[..., Any]) -> Callable[..., Any]:
+    """What is added comes in dependency order: DependsOn, not only references."""
+
+    def build_resource_diff(resource_map: Any, other_template: dict[str, Any], parameters: dict[str, Any] | None = None) -> Any:
+        names = original(resource_map, other_template, parameters)
+        names["Add"] = [name for name in dependency_order(other_template["Resources"]) if name in names["Add"]]
+        return names
+
+    return build_resource_diff
+
+
+def dependency_order(resources: Mapping[str, Any]) -> list[str]:
+    """Logical ids, each after those it refers to or depends on."""
+    order: list[str] = []
+    visiting: set[str] = set()
+
+    def visit(name: str) -> None:
+        if name in order or name in visiting:
+            return
+        visiting.add(name)
+        for other in sorted(_references(resources[name])):
+            if other in resources:
+                visit(other)
+        order.append(name)
+
+    for name in resources:
+        visit(name)
+    return order
+
+
+def _references(value: Any) -> set[str]:
+    found: set[str] = set()
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key == "Ref" and isinstance(inner, str):
+                found.add(inner)
+            elif key == "Fn::GetAtt":
+                found.add(inner[0] if isinstance(inner, list) else str(inner).split(".")[0])
+            elif key == "DependsOn":
+                found |= {inner} if isinstance(inner, str) else set(inner)
+            else:
+                found |= _references(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            found |= _references(inner)
+    return found
+
+
+def _resolved_once(original: Callable[..., Any]) -> Callable[..., Any]:
+    def parse_ssm_parameter(resource_map: Any, value: str, value_type: str) -> Any:
+        # With UsePreviousValue the value that arrives is resolved already.
+        return original(resource_map, value, value_type) if value.startswith("/") else value
+
+    return parse_ssm_parameter
+
+
+def _instance_with_options(original: Callable[..., Any]) -> Callable[..., Any]:
+    def create(cls: Any, resource_name: str, cloudformation_json: Any, account_id: str, region_name: str, **named: Any) -> Any:
+        instance = original(cls, resource_name, cloudformation_json, account_id, region_name, **named)
+        instance.enclave_enabled = str(cloudformation_json["Properties"].get("EnclaveOptions", {}).get("Enabled", False)).lower() == "true"
+        instance.profile_name = cloudformation_json["Properties"].get("IamInstanceProfile")
+        return instance
+
+    return create
+
+
+def _document_with_defaults(original: Callable[..., Any]) -> Callable[..., Any]:
+    def create(cls: Any, resource_name: str, cloudformation_json: Any, account_id: str, region_name: str, **named: Any) -> Any:
+        properties = cloudformation_json["Properties"]
+        properties.setdefault("DocumentFormat", "JSON")
+        properties.setdefault("DocumentType", "Command")
+        if not isinstance(properties["Content"], str):
+            properties["Content"] = json.dumps(properties["Content"])
+        return original(cls, resource_name, cloudformation_json, account_id, region_name, **named)
+
+    return create
+
+
+def _inert(name: str) -> Any:
+    """A type that exists and does nothing."""
+    from moto.core.common_models import CloudFormationModel
+
+    class Inert(CloudFormationModel):
+        def __init__(self, physical_resource_id: str) -> None:
+            self._id = physical_resource_id
+
+        @property
+        def physical_resource_id(self) -> str:
+            return self._id
+
+        @staticmethod
+        def cloudformation_name_type() -> str:
+            return ""
+
+        @staticmethod
+        def cloudformation_type() -> str:
+            return name
+
+        @classmethod
+        def has_cfn_attr(cls, attr: str) -> bool:
+            return attr == "Arn"
+
+        def get_cfn_attribute(self, attribute_name: str) -> str:
+            return f"arn:aws:local:::{self._id}"
+
+        @classmethod
+        def create_from_cloudformation_json(cls, resource_name: str, cloudformation_json: Any, account_id: str, region_name: str, **named: Any) -> Any:
+            return cls(resource_name)
+
+        @classmethod
+        def update_from_cloudformation_json(cls, original_resource: Any, new_resource_name: str, cloudformation_json: Any, account_id: str, region_name: str) -> Any:
+            return original_resource
+
+        @classmethod
+        def delete_from_cloudformation_json(cls, resource_name: str, cloudformation_json: Any, account_id: str, region_name: str) -> None:
+            return None
+
+    return Inert
+
+
+def _association(systems_manager: SystemsManager) -> Any:
+    base = _inert("AWS::SSM::Association")
+
+    def associate(properties: Mapping[str, Any]) -> None:
+        parameters = {name: value if isinstance(value, list) else [value] for name, value in properties.get("Parameters", {}).items()}
+        for target in properties.get("Targets", []):
+            if target["Key"] != "InstanceIds":
+                raise ValueError(f"the local association takes InstanceIds alone, got {target['Key']}")
+            for instance_id in target["Values"]:
+                outcome = systems_manager.execute(properties["Name"], instance_id, parameters)
+                if outcome.status != "Success" and properties.get("WaitForSuccessTimeoutSeconds"):
+                    cause = " ".join(outcome.stderr.split())[-700:]
+                    raise ValueError(f"association on {instance_id}: {outcome.status} in step {outcome.failed_step or 'start'}: {cause}")
+
+    class Association(base):  # type: ignore[misc,valid-type]
+        @classmethod
+        def create_from_cloudformation_json(cls, resource_name: str, cloudformation_json: Any, account_id: str, region_name: str, **named: Any) -> Any:
+            associate(cloudformation_json["Properties"])
+            return cls(resource_name)
+
+        @classmethod
+        def update_from_cloudformation_json(cls, original_resource: Any, new_resource_name: str, cloudformation_json: Any, account_id: str, region_name: str) -> Any:
+            associate(cloudformation_json["Properties"])
+            return original_resource
+
+    return Association

@@ -1,0 +1,91 @@
+"""The agent's command line: one JSON line on stdout for each command, errors on stderr with cause and remedy, exit code 1."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from nitrokit._version import __version__
+from nitrokit.errors import NitrokitError
+from nitrokit.host import config as configuration
+from nitrokit.host import enclave, imds, steps
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Run one command."""
+    options = _parser().parse_args(arguments)
+    try:
+        result = _dispatch(options)
+    except NitrokitError as error:
+        print(f"nitrokit-agent {options.command}: {error}", file=sys.stderr)
+        return error.exit_code
+    except Exception as error:  # whoever reads this is an operator, not a developer
+        print(f"nitrokit-agent {options.command}: {type(error).__name__}: {error} [agent/internal]", file=sys.stderr)
+        return 3
+    print(json.dumps(result))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="nitrokit-agent", description="Runs enclaves on this parent instance.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("install", "allocate", "image", "verify", "run", "health", "wait", "attest", "ask", "terminate"):
+        command = commands.add_parser(name)
+        command.add_argument("--enclave", required=True)
+        if name == "verify":
+            command.add_argument("--eif", type=Path, help="another image than the deployed one")
+        if name == "attest":
+            command.add_argument("--nonce", required=True, help="base64")
+        if name == "ask":
+            command.add_argument("--port", type=int, default=5000)
+            command.add_argument("--with-credentials", action="store_true", help="add the instance role's credentials to the request")
+    return parser
+
+
+def _dispatch(options: argparse.Namespace) -> Dict[str, Any]:
+    name = configuration.check_name(options.enclave)
+    if options.command == "install":
+        return steps.install(_config_variable())
+    if options.command == "wait":
+        return enclave.wait_until_up(name, 120)
+    if options.command == "attest":
+        found = enclave.find(name)
+        return {**enclave.ask(found["EnclaveCID"], enclave.CONTROL_PORT, {"op": "attest", "nonce": options.nonce}), "enclave_id": found["EnclaveID"]}
+    if options.command == "ask":
+        return _ask(name, options)
+    config = configuration.load(name)
+    if options.command == "verify":
+        return steps.verify(config, options.eif)
+    if options.command == "terminate":
+        return {"ended": steps.nitro_cli(["terminate-enclave", "--enclave-name", name], "ending the enclave")}
+    step = {"allocate": steps.allocate, "image": steps.image, "run": steps.run_enclave, "health": steps.health}[options.command]
+    return step(config)
+
+
+def _config_variable() -> str:
+    """The document's parameter, as an environment variable: never part of a command line."""
+    try:
+        return os.environ["SSM_Config"]
+    except KeyError as error:
+        raise configuration.AgentError(
+            "old-ssm-agent", "the configuration did not arrive", expected="SSM_Config in the environment", do="update the SSM Agent to 3.3.2746.0 or newer (parameters by interpolationType ENV_VAR)"
+        ) from error
+
+
+def _ask(name: str, options: argparse.Namespace) -> Dict[str, Any]:
+    try:
+        request = json.loads(sys.stdin.read())
+    except ValueError as error:
+        raise configuration.AgentError("request", "the request on stdin is not JSON", got=str(error)) from error
+    if options.with_credentials:
+        request["credentials"] = imds.role_credentials()
+    return enclave.ask(enclave.find(name)["EnclaveCID"], options.port, request)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""The agent as one file: a zip that Python runs, the same bytes for the same sources."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import nitrokit
+
+MODULES = (
+    "__init__.py", "_version.py", "errors.py", "host/__init__.py", "host/agent.py", "host/commands.py", "host/config.py", "host/enclave.py", "host/imds.py", "host/steps.py",
+)  # fmt: skip
+_MAIN = "import sys\nfrom nitrokit.host.agent import main\nsys.exit(main())\n"
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+def build_agent() -> bytes:
+    """The zipapp's bytes."""
+    package = Path(nitrokit.__file__).parent
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(_entry("__main__.py"), _MAIN)
+        for name in MODULES:
+            archive.writestr(_entry(f"nitrokit/{name}"), (package / name).read_bytes())
+    return buffer.getvalue()
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name, _EPOCH)
+    entry.external_attr = 0o644 << 16
+    return entry
