@@ -21,7 +21,9 @@ def seconds(command: list[str], *, runs: int = 1, environment: dict[str, str] | 
     best = float("inf")
     for _ in range(runs):
         started = time.perf_counter()
-        done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PATH": PATH, **(environment or {})}, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, "PATH": PATH, **(environment or {})}, capture_output=True, text=True, check=False
+        )
         if done.returncode:
             sys.exit(f"{command} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
         best = min(best, time.perf_counter() - started)
@@ -50,7 +52,11 @@ def measure(*, cold: bool) -> dict[str, float]:
 
 
 def ratios(times: dict[str, float]) -> dict[str, float]:
-    pairs = [("nitrokit --help", "empty Python process"), ("synth of app.py (image cached)", "synth of an empty app"), ("demo, cold", "demo, warm")]
+    pairs = [
+        ("nitrokit --help", "empty Python process"),
+        ("synth of app.py (image cached)", "synth of an empty app"),
+        ("demo, cold", "demo, warm"),
+    ]
     return {f"{one} / {other}": times[one] / times[other] for one, other in pairs if one in times and other in times}
 
 

@@ -22,9 +22,10 @@ def _areas(trees):
             if isinstance(node, ast.ClassDef):
                 bases[node.name] = [base.id for base in node.bases if isinstance(base, ast.Name)]
                 for item in node.body:
-                    target = item.targets[0] if isinstance(item, ast.Assign) else item.target if isinstance(item, ast.AnnAssign) else None
-                    if isinstance(target, ast.Name) and target.id == "area" and isinstance(item.value, ast.Constant):
-                        areas[node.name] = item.value.value
+                    if isinstance(item, (ast.Assign, ast.AnnAssign)) and isinstance(item.value, ast.Constant):
+                        target = item.targets[0] if isinstance(item, ast.Assign) else item.target
+                        if isinstance(target, ast.Name) and target.id == "area":
+                            areas[node.name] = item.value.value
 
     def area(name):
         return areas.get(name) or next((found for base in bases.get(name, []) if (found := area(base))), None)
@@ -44,7 +45,7 @@ def _raised_codes():
 
 def test_every_error_code_is_documented_and_every_documented_one_exists():
     documented = set(re.findall(r"^\| `([a-z0-9-]+/[a-z0-9-]+)` ", (ROOT / "docs" / "errors.md").read_text(), re.MULTILINE))
-    raised = {}
+    raised: dict[str, str] = {}
     for code, place in _raised_codes():
         raised.setdefault(code, place)
     assert len(raised) > 50
@@ -80,7 +81,9 @@ def test_links_between_pages_lead_somewhere():
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-FOREIGN = re.compile("|".join(["/work" + "/", "/root" + "/", "deb" + r"\.debian\.org", "files\\.python" + "hosted", "registry\\.npm" + "js"]))
+FOREIGN = re.compile(
+    "|".join(["/work" + "/", "/root" + "/", "deb" + r"\.debian\.org", "files\\.python" + "hosted", "registry\\.npm" + "js"])
+)
 
 
 def test_the_project_speaks_of_itself_alone():
@@ -88,5 +91,7 @@ def test_the_project_speaks_of_itself_alone():
 
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split("\n")
     texts = [ROOT / name for name in listed if name.endswith((".py", ".md", ".toml", ".json", ".txt", ".j2", "Makefile", "run"))]
-    found = {str(path.relative_to(ROOT)) for path in texts if path.exists() and "vectors" not in path.parts and FOREIGN.search(path.read_text())}
+    found = {
+        str(path.relative_to(ROOT)) for path in texts if path.exists() and "vectors" not in path.parts and FOREIGN.search(path.read_text())
+    }
     assert found == set()

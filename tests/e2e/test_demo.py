@@ -20,7 +20,12 @@ def _has_qemu():
 @pytest.mark.e2e
 @pytest.mark.parametrize(
     "runner",
-    [pytest.param("qemu", marks=pytest.mark.skipif(not _has_qemu(), reason="no QEMU with the nitro-enclave machine (NITROKIT_QEMU, PATH)")), "process"],
+    [
+        pytest.param(
+            "qemu", marks=pytest.mark.skipif(not _has_qemu(), reason="no QEMU with the nitro-enclave machine (NITROKIT_QEMU, PATH)")
+        ),
+        "process",
+    ],
 )
 @pytest.mark.timeout(1500)
 def test_the_demo_holds_every_expectation(runner, tmp_path):

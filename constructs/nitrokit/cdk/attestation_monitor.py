@@ -39,7 +39,10 @@ class AttestationMonitor(Construct):
         runtime, architecture = runtime or lambda_.Runtime.PYTHON_3_13, architecture or lambda_.Architecture.X86_64
         foreign = trust_anchor.der != AWS_NITRO_ROOT_G1.der
         if foreign:
-            Annotations.of(self).add_warning_v2(FOREIGN_ANCHOR, f"attestation documents are trusted under {trust_anchor.name} (SHA-256 {trust_anchor.sha256}), not AWS's root")
+            Annotations.of(self).add_warning_v2(
+                FOREIGN_ANCHOR,
+                f"attestation documents are trusted under {trust_anchor.name} (SHA-256 {trust_anchor.sha256}), not AWS's root",
+            )
         host, image = bootstrap.host, bootstrap.image
         role = iam.Role(self, "Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"), description="Checks attestation")
         log_group = logs.LogGroup(self, "Logs", retention=logs.RetentionDays.ONE_YEAR)

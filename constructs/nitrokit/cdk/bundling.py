@@ -71,4 +71,10 @@ def _install(requirements: Path, target: Path, python: str, architecture: str) -
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise BundlingError("wheels", "pip could not install a Lambda's wheels", got=done.stderr.strip()[-800:], expected="every pinned wheel", do="check the network, and that the Python version has wheels")
+        raise BundlingError(
+            "wheels",
+            "pip could not install a Lambda's wheels",
+            got=done.stderr.strip()[-800:],
+            expected="every pinned wheel",
+            do="check the network, and that the Python version has wheels",
+        )

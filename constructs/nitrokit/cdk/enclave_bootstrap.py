@@ -26,7 +26,9 @@ class EnclaveBootstrap(Construct):
     - ``cid``: the enclave's fixed vsock address, so that proxies on the host stay right over restarts; default 16.
     """
 
-    def __init__(self, scope: Construct, id: str, *, host: EnclaveHost, image: EnclaveImage, timeout: Duration | None = None, cid: int = _FIRST_CID) -> None:
+    def __init__(
+        self, scope: Construct, id: str, *, host: EnclaveHost, image: EnclaveImage, timeout: Duration | None = None, cid: int = _FIRST_CID
+    ) -> None:
         super().__init__(scope, id)
         if not 4 <= cid < 2**32 - 1:
             raise ValueError(f"cid {cid} is reserved; expected 4 to 4294967294")
@@ -37,19 +39,33 @@ class EnclaveBootstrap(Construct):
         self._agent = s3_assets.Asset(self, "Agent", path=str(path))
         image.asset.grant_read(host.role)
         self._agent.grant_read(host.role)
-        self.document = ssm.CfnDocument(self, "Document", content=render_document("bootstrap.json.j2", name=image.name), document_type="Command", update_method="NewVersion")
+        self.document = ssm.CfnDocument(
+            self,
+            "Document",
+            content=render_document("bootstrap.json.j2", name=image.name),
+            document_type="Command",
+            update_method="NewVersion",
+        )
         association = ssm.CfnAssociation(
             self,
             "Association",
             name=self.document.ref,
             targets=[ssm.CfnAssociation.TargetProperty(key="InstanceIds", values=[host.instance_id])],
-            parameters={"Config": [self._config()], "AgentUri": [self._agent.s3_object_url], "AgentSha256": [hashlib.sha256(agent).hexdigest()]},
+            parameters={
+                "Config": [self._config()],
+                "AgentUri": [self._agent.s3_object_url],
+                "AgentSha256": [hashlib.sha256(agent).hexdigest()],
+            },
             wait_for_success_timeout_seconds=(timeout or Duration.minutes(15)).to_seconds(),
         )
         # Roles, endpoints and routes first: the agent on the host needs them all.
         association.node.add_dependency(host)
         self.attest_document = ssm.CfnDocument(
-            self, "AttestDocument", content=render_document("attest.json.j2", name=image.name), document_type="Command", update_method="NewVersion"
+            self,
+            "AttestDocument",
+            content=render_document("attest.json.j2", name=image.name),
+            document_type="Command",
+            update_method="NewVersion",
         )
 
     def _config(self) -> str:

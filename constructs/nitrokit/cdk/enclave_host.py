@@ -22,8 +22,12 @@ class EnclaveNetwork(Construct):
     def __init__(self, scope: Construct, id: str, *, max_azs: int = 2) -> None:
         super().__init__(scope, id)
         subnets = [ec2.SubnetConfiguration(name="Isolated", subnet_type=ec2.SubnetType.PRIVATE_ISOLATED, cidr_mask=24)]
-        self.vpc = ec2.Vpc(self, "Vpc", max_azs=max_azs, nat_gateways=0, subnet_configuration=subnets, restrict_default_security_group=False)
-        self.endpoints = ec2.SecurityGroup(self, "Endpoints", vpc=self.vpc, description="AWS endpoints, for parent instances", allow_all_outbound=False)
+        self.vpc = ec2.Vpc(
+            self, "Vpc", max_azs=max_azs, nat_gateways=0, subnet_configuration=subnets, restrict_default_security_group=False
+        )
+        self.endpoints = ec2.SecurityGroup(
+            self, "Endpoints", vpc=self.vpc, description="AWS endpoints, for parent instances", allow_all_outbound=False
+        )
         for name, service in _INTERFACES.items():
             self.vpc.add_interface_endpoint(name, service=service, security_groups=[self.endpoints], open=False)
         self.vpc.add_gateway_endpoint("S3", service=ec2.GatewayVpcEndpointAwsService.S3)
@@ -38,7 +42,13 @@ class EnclaveHost(Construct):
     """
 
     def __init__(
-        self, scope: Construct, id: str, *, network: EnclaveNetwork | None = None, instance_type: ec2.InstanceType | None = None, role_name: str | None = None
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        network: EnclaveNetwork | None = None,
+        instance_type: ec2.InstanceType | None = None,
+        role_name: str | None = None,
     ) -> None:
         super().__init__(scope, id)
         self.network = network or EnclaveNetwork(self, "Network")
@@ -48,7 +58,9 @@ class EnclaveHost(Construct):
             self, "Role", role_name=role_name, assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"), description="Parent instance of enclaves",
             managed_policies=[iam.ManagedPolicy.from_aws_managed_policy_name("AmazonSSMManagedInstanceCore")],
         )  # fmt: skip
-        group = ec2.SecurityGroup(self, "Group", vpc=self.network.vpc, description="Parent instance: nothing comes in", allow_all_outbound=False)
+        group = ec2.SecurityGroup(
+            self, "Group", vpc=self.network.vpc, description="Parent instance: nothing comes in", allow_all_outbound=False
+        )
         group.add_egress_rule(ec2.Peer.any_ipv4(), ec2.Port.tcp(443), "AWS endpoints")
         self.network.endpoints.add_ingress_rule(group, ec2.Port.tcp(443), "parent instances")
         volume = ec2.BlockDeviceVolume.ebs(_VOLUME_GIB, encrypted=True, volume_type=ec2.EbsDeviceVolumeType.GP3)
@@ -70,8 +82,10 @@ class EnclaveHost(Construct):
     def _warn_of_unsupported(self, kind: ec2.InstanceType) -> None:
         """Bare metal and t types never take enclaves (Nitro Enclaves User Guide "Requirements")."""
         name = kind.to_string()
-        if not Token.is_unresolved(name) and (name.startswith("t") and not name.startswith("trn") or ".metal" in name):
-            Annotations.of(self).add_error(f"instance type {name} does not support Nitro Enclaves: take one of m6i, c6i, r6i, m7g, … with at least 4 vCPUs (2 on Graviton)")
+        if not Token.is_unresolved(name) and ((name.startswith("t") and not name.startswith("trn")) or ".metal" in name):
+            Annotations.of(self).add_error(
+                f"instance type {name} does not support Nitro Enclaves: take one of m6i, c6i, r6i, m7g, … with at least 4 vCPUs (2 on Graviton)"
+            )
 
     @property
     def instance_id(self) -> str:

@@ -9,7 +9,7 @@ from aws_cdk import aws_s3_assets as s3_assets
 from constructs import Construct
 
 from nitrokit.core.eif import read_eif
-from nitrokit.core.manifest import Egress, Manifest
+from nitrokit.core.manifest import Egress
 from nitrokit.core.measurements import Measurements
 from nitrokit.errors import NitrokitError
 from nitrokit.image.build import read_manifest
@@ -36,7 +36,16 @@ class EnclaveImage(Construct):
     """
 
     def __init__(
-        self, scope: Construct, id: str, *, eif: Path, measurements: Measurements, name: str, cpu_count: int = 2, memory_mib: int | None = None, egress: tuple[Egress, ...] = ()
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        eif: Path,
+        measurements: Measurements,
+        name: str,
+        cpu_count: int = 2,
+        memory_mib: int | None = None,
+        egress: tuple[Egress, ...] = (),
     ) -> None:
         super().__init__(scope, id)
         self.name = name
@@ -64,15 +73,36 @@ class EnclaveImage(Construct):
                 do="if the change is meant, run `nitrokit lock --measurements-only` and have the new lock reviewed",
             )
         manifest = read_manifest(folder)
-        return cls(scope, id, eif=built.eif, measurements=lock.measurements, **_of_manifest(manifest))
+        return cls(
+            scope,
+            id,
+            eif=built.eif,
+            measurements=lock.measurements,
+            name=manifest.name,
+            cpu_count=manifest.cpu_count,
+            memory_mib=manifest.memory_mib,
+            egress=manifest.egress,
+        )
 
     @classmethod
-    def from_eif(cls, scope: Construct, id: str, eif: str | Path, *, name: str, measurements: Measurements, cpu_count: int = 2, memory_mib: int | None = None) -> EnclaveImage:
+    def from_eif(
+        cls,
+        scope: Construct,
+        id: str,
+        eif: str | Path,
+        *,
+        name: str,
+        measurements: Measurements,
+        cpu_count: int = 2,
+        memory_mib: int | None = None,
+    ) -> EnclaveImage:
         """An EIF built elsewhere. It is measured here and must be what ``measurements`` says. Raises EifError, ImageDriftError."""
         path = Path(eif)
         differing = measurements.differences(read_eif(path.read_bytes()).measure())
         if differing:
-            raise ImageDriftError("image", f"{path.name} does not measure as given", got="; ".join(map(str, differing)), expected="the given measurements")
+            raise ImageDriftError(
+                "image", f"{path.name} does not measure as given", got="; ".join(map(str, differing)), expected="the given measurements"
+            )
         return cls(scope, id, eif=path, measurements=measurements, name=name, cpu_count=cpu_count, memory_mib=memory_mib)
 
 
@@ -80,12 +110,14 @@ def memory_for(eif_size: int, wanted_mib: int | None) -> int:
     """MiB for one enclave: what is wanted, or four times the EIF; a multiple of 2 MiB pages, at least 64. Raises ImageDriftError when too little is wanted."""
     needed = max(-(-eif_size // _MIB) * _EIF_RATIO, 64)
     if wanted_mib is not None and wanted_mib < needed:
-        raise ImageDriftError("memory", "memory_mib is less than the image needs", got=wanted_mib, expected=f"at least {needed} (four times the EIF)", do="raise it in enclave.toml, or leave it out")
+        raise ImageDriftError(
+            "memory",
+            "memory_mib is less than the image needs",
+            got=wanted_mib,
+            expected=f"at least {needed} (four times the EIF)",
+            do="raise it in enclave.toml, or leave it out",
+        )
     return -(-(wanted_mib or needed) // 2) * 2
-
-
-def _of_manifest(manifest: Manifest) -> dict[str, object]:
-    return {"name": manifest.name, "cpu_count": manifest.cpu_count, "memory_mib": manifest.memory_mib, "egress": manifest.egress}
 
 
 def _quiet(_: str) -> None:

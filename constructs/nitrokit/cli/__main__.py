@@ -53,7 +53,9 @@ def run(arguments: list[str]) -> int:
     except NitrokitError as error:
         return fail(error)
     except TyperException as error:
-        error.show()
+        # Its own presentation, where it has one: usage and a hint.
+        show = getattr(error, "show", None)
+        print(error.format_message(), file=sys.stderr) if show is None else show()
         return 2
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)

@@ -20,7 +20,9 @@ class DriftError(NitrokitError):
 
 def build(
     image: Annotated[Path, typer.Argument(help="The image folder (holds enclave.toml).")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where the EIF goes; default: IMAGE's name with .eif, here.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where the EIF goes; default: IMAGE's name with .eif, here.")
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Fail (exit 1) when the measurements differ from measurements.json.")] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -45,7 +45,11 @@ def doctor(as_json: JsonOption = False) -> None:
 
 def _python() -> Finding:
     version = ".".join(map(str, sys.version_info[:3]))
-    return Finding("Python", "ok", version) if sys.version_info >= (3, 11) else Finding("Python", "missing", version, "install Python 3.11 or newer")
+    return (
+        Finding("Python", "ok", version)
+        if sys.version_info >= (3, 11)
+        else Finding("Python", "missing", version, "install Python 3.11 or newer")
+    )
 
 
 def _node() -> Finding:
@@ -61,7 +65,9 @@ def _node() -> Finding:
 def _cdk() -> Finding:
     cdk = _find("cdk")
     if cdk is None:
-        return Finding("CDK CLI", "missing", "not found", "run `make setup`: package-lock.json pins 2.1148.1 (npm's latest tag is a broken 3.0.0)")
+        return Finding(
+            "CDK CLI", "missing", "not found", "run `make setup`: package-lock.json pins 2.1148.1 (npm's latest tag is a broken 3.0.0)"
+        )
     return Finding("CDK CLI", "ok", cdk)
 
 
@@ -69,9 +75,16 @@ def _sandbox() -> Finding:
     bwrap = shutil.which("bwrap")
     if bwrap is None:
         return Finding("bubblewrap", "missing", "not found", "apt-get install bubblewrap")
-    probe = subprocess.run([bwrap, "--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "true"], capture_output=True, text=True, check=False)
+    probe = subprocess.run(
+        [bwrap, "--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "true"], capture_output=True, text=True, check=False
+    )
     if probe.returncode:
-        return Finding("bubblewrap", "missing", f"cannot make namespaces: {probe.stderr.strip()}", "allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1)")
+        return Finding(
+            "bubblewrap",
+            "missing",
+            f"cannot make namespaces: {probe.stderr.strip()}",
+            "allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1)",
+        )
     return Finding("bubblewrap", "ok", bwrap)
 
 
@@ -81,7 +94,9 @@ def _qemu() -> Finding:
     if qemu is None or not Path(qemu).exists():
         return Finding("QEMU nitro-enclave", "absent", "not found", without)
     if "nitro-enclave" not in _run([qemu, "-M", "help"]):
-        return Finding("QEMU nitro-enclave", "absent", f"{qemu} has no nitro-enclave machine (Debian's leaves it out), or does not start", without)
+        return Finding(
+            "QEMU nitro-enclave", "absent", f"{qemu} has no nitro-enclave machine (Debian's leaves it out), or does not start", without
+        )
     return Finding("QEMU nitro-enclave", "ok", qemu)
 
 
@@ -90,12 +105,21 @@ def _kernel() -> Finding:
         folder = os.environ.get(variable, default)
         if folder and (Path(folder) / "bzImage").is_file():
             return Finding("enclave kernel", "ok", f"{folder}/bzImage")
-    return Finding("enclave kernel", "absent", "no blobs folder", "one is built from Debian's source at need, once (about ten minutes), or set NITROKIT_BLOBS")
+    return Finding(
+        "enclave kernel",
+        "absent",
+        "no blobs folder",
+        "one is built from Debian's source at need, once (about ten minutes), or set NITROKIT_BLOBS",
+    )
 
 
 def _apt() -> Finding:
     apt = shutil.which("apt-get")
-    return Finding("apt", "ok", apt) if apt else Finding("apt", "missing", "not found", "images are made of Debian packages, found through this machine's apt configuration")
+    return (
+        Finding("apt", "ok", apt)
+        if apt
+        else Finding("apt", "missing", "not found", "images are made of Debian packages, found through this machine's apt configuration")
+    )
 
 
 def _find(name: str) -> str | None:

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -19,6 +20,7 @@ from nitrokit.errors import NitrokitError
 
 if TYPE_CHECKING:
     from nitrokit.emulation.local import LocalAws
+    from nitrokit.image.kernel import KernelBlobs
 
 app = typer.Typer(help="The whole system on this machine, without an AWS account.", no_args_is_help=True)
 
@@ -46,6 +48,7 @@ def demo(
 ) -> None:
     """Build, deploy, prove, check, counter-prove: the main job from source to a decrypted secret. Exit 0 only if every expectation held."""
     from nitrokit.cli.report import print_report
+    from nitrokit.emulation.demo.deployment import Cdk
     from nitrokit.emulation.demo.images import prepare, require_image
     from nitrokit.emulation.demo.report import Report
     from nitrokit.emulation.demo.story import Story
@@ -57,9 +60,12 @@ def demo(
     with _work_folder(keep) as work, _local_aws(work, runner, steps) as local:
         report.runner = local.runner_sentence
         kernel, cache = _kernel(steps)
-        with steps.step("build: the image twice, and one with a changed byte"):
+        cdk = Cdk(app_dir, work, local.environment(), steps.note)
+        with steps.step("build: the image twice, and one with a changed byte; meanwhile cdk bootstrap"), ThreadPoolExecutor(1) as pool:
+            bootstrapped = pool.submit(cdk.bootstrap, local.account, local.region)
             images = prepare(folder, work / "images", kernel, cache, report, steps.note)
-        Story(local, images, app_dir, work, report, steps).tell()
+            bootstrapped.result()
+        Story(local, cdk, images, work, report, steps).tell()
         report.kms_decisions = local.kms_decisions()
     report.seconds = {**steps.seconds, "total": time.monotonic() - started}
     result(report.as_dict(), as_json=as_json, human=lambda: print_report(report))
@@ -82,7 +88,12 @@ def up(runner: RunnerOption = RunnerChoice.AUTO, keep: KeepOption = None, as_jso
         environment = local.environment()
         root = work / "emulated-root.der"
         root.write_bytes(local.root_der)
-        value = {"endpoint": environment["AWS_ENDPOINT_URL"], "environment": environment, "trust_anchor": str(root), "runner": local.runner_sentence}
+        value = {
+            "endpoint": environment["AWS_ENDPOINT_URL"],
+            "environment": environment,
+            "trust_anchor": str(root),
+            "runner": local.runner_sentence,
+        }
 
         def human() -> None:
             for name, text in environment.items():
@@ -130,7 +141,7 @@ def _local_aws(work: Path, runner: RunnerChoice, steps: Steps) -> Iterator[Local
             local.close()
 
 
-def _kernel(steps: Steps):  # type: ignore[no-untyped-def]
+def _kernel(steps: Steps) -> tuple[KernelBlobs, Path]:
     from nitrokit.image.fetch import cache_dir
     from nitrokit.image.kernel import find_kernel
 

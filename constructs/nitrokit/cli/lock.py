@@ -14,7 +14,9 @@ from nitrokit.cli.output import JsonOption, Steps, result
 
 def lock(
     image: Annotated[Path, typer.Argument(help="The image folder (holds enclave.toml).")],
-    measurements_only: Annotated[bool, typer.Option("--measurements-only", help="Keep the locked packages; record the measurements alone.")] = False,
+    measurements_only: Annotated[
+        bool, typer.Option("--measurements-only", help="Keep the locked packages; record the measurements alone.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Resolve packages and wheels, build, and write the lock: packages, requirements, measurements.json."""

@@ -30,4 +30,6 @@ def open_bytes(path: Path) -> mmap.mmap:
         with path.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
-        raise UsageError("unreadable-file", f"cannot read {path}", got=str(error), expected="a file with content", do="check the path") from error
+        raise UsageError(
+            "unreadable-file", f"cannot read {path}", got=str(error), expected="a file with content", do="check the path"
+        ) from error

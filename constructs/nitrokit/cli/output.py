@@ -70,13 +70,11 @@ class Steps:
             self._console.print(f"{mark} {title} [dim]{self.seconds[title]:.1f} s[/dim]")
 
     def note(self, message: str) -> None:
-        """A detail of the running step: behind the spinner on a terminal, an indented line elsewhere."""
+        """A detail of the running step, behind the spinner of a terminal; a log does not need it."""
         from rich.markup import escape
 
         if self._status is not None:
             self._status.update(f"{self._title} [dim]· {escape(message)}[/dim]")
-        else:
-            self._console.print(f"  [dim]{escape(message)}[/dim]", soft_wrap=True)
 
     def say(self, message: str) -> None:
         """A line that stays."""

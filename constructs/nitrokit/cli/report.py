@@ -30,10 +30,16 @@ def print_report(report: Report) -> None:
 
 
 def _table(report: Report) -> Table:
+    """What each actor was allowed; a detail only where something did not hold (``--json`` has them all)."""
     table = Table(title="Who did what, and what came of it", title_justify="left", expand=False)
-    for heading in ("", "actor", "does", "expected", "got", "detail"):
+    for heading in ("", "actor", "does", "outcome"):
         table.add_column(heading, overflow="fold")
     for one in report.expectations:
         mark = "[green]✓[/green]" if one.held else "[red]✗[/red]"
-        table.add_row(mark, escape(one.actor), escape(one.what), escape(one.expected), escape(one.got), f"[dim]{escape(one.detail)}[/dim]")
+        outcome = (
+            escape(one.got)
+            if one.held
+            else f"[red]{escape(one.got)}[/red], expected {escape(one.expected)} [dim]{escape(one.detail)}[/dim]"
+        )
+        table.add_row(mark, escape(one.actor), escape(one.what), outcome)
     return table

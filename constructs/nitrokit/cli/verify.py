@@ -20,10 +20,14 @@ if TYPE_CHECKING:
 
 def verify(
     document: Annotated[Path, typer.Argument(help="The attestation document: raw CBOR or base64.")],
-    measurements: Annotated[list[Path], typer.Option("--measurements", "-m", help="measurements.json to accept, or an image folder; may be repeated (any of).")],
+    measurements: Annotated[
+        list[Path], typer.Option("--measurements", "-m", help="measurements.json to accept, or an image folder; may be repeated (any of).")
+    ],
     nonce: Annotated[str | None, typer.Option("--nonce", help="The nonce you asked for, in hex.")] = None,
     root: Annotated[Path | None, typer.Option("--root", help="Trust anchor, DER or PEM. Default: AWS's Nitro Enclaves root G1.")] = None,
-    at: Annotated[datetime | None, typer.Option("--at", help="Validation time (UTC); default: now. Name it to check archived evidence.")] = None,
+    at: Annotated[
+        datetime | None, typer.Option("--at", help="Validation time (UTC); default: now. Name it to check archived evidence.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Verify an attestation document and appraise it against locked measurements (exit 1: no)."""
@@ -89,5 +93,7 @@ def _anchor(path: Path | None) -> TrustAnchor:
         try:
             data = base64.b64decode(body, validate=True)
         except binascii.Error as error:
-            raise UsageError("bad-root", f"{path} is not a PEM certificate", got=str(error), expected="one certificate, DER or PEM") from error
+            raise UsageError(
+                "bad-root", f"{path} is not a PEM certificate", got=str(error), expected="one certificate, DER or PEM"
+            ) from error
     return TrustAnchor(name=path.name, der=data)

@@ -57,7 +57,12 @@ def _walk(data: bytes, at: int, depth: int) -> int:
         raise CborError("tag", "CBOR tags are not accepted here", got=f"tag at offset {at - 1}")
     if major == 7:
         if information not in _SIMPLE:
-            raise CborError("simple-value", "CBOR floats and simple values are not accepted here", got=f"additional information {information}", expected="false, true or null")
+            raise CborError(
+                "simple-value",
+                "CBOR floats and simple values are not accepted here",
+                got=f"additional information {information}",
+                expected="false, true or null",
+            )
         return at
     if information == _INDEFINITE:
         return _walk_indefinite(data, at, major, depth)

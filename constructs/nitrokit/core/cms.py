@@ -54,7 +54,9 @@ class _Node:
 def open_enveloped_data(message: bytes, private_key: RSAPrivateKey) -> bytes:
     """Open a message. Raises CmsError: ``malformed`` for the form, ``undecryptable`` alike for a wrong key, wrong padding and wrong content."""
     key_parts, iv, content = _parse(message)
-    failed = CmsError("undecryptable", "the CMS message does not open with this key", do="ask KMS again with a fresh attestation document and its key")
+    failed = CmsError(
+        "undecryptable", "the CMS message does not open with this key", do="ask KMS again with a fresh attestation document and its key"
+    )
     try:
         key = private_key.decrypt(key_parts, _OAEP)
         decryptor = Cipher(AES(key), CBC(iv)).decryptor()
@@ -111,7 +113,12 @@ def _parse(message: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def _malformed(got: str) -> CmsError:
-    return CmsError("malformed", "not a CMS message for a KMS recipient", got=got[:120], expected="EnvelopedData, one RSAES-OAEP-SHA-256 recipient by key identifier, AES-256-CBC")
+    return CmsError(
+        "malformed",
+        "not a CMS message for a KMS recipient",
+        got=got[:120],
+        expected="EnvelopedData, one RSAES-OAEP-SHA-256 recipient by key identifier, AES-256-CBC",
+    )
 
 
 def _read(data: bytes, at: int, depth: int) -> tuple[_Node, int]:
@@ -121,14 +128,7 @@ def _read(data: bytes, at: int, depth: int) -> tuple[_Node, int]:
         raise ValueError("too deep, or a long tag")
     at += 2
     if length == 0x80:
-        if not tag & 0x20:
-            raise ValueError("indefinite length on a primitive element")
-        children = []
-        while data[at : at + 2] != b"\0\0":
-            child, at = _read(data, at, depth - 1)
-            children.append(child)
-        at += 2
-        return _Node(tag, b"", tuple(children), data[start:at]), at
+        return _read_indefinite(data, start, depth)
     if length > 0x80:
         size = length & 0x7F
         if size > 4:
@@ -147,6 +147,17 @@ def _read(data: bytes, at: int, depth: int) -> tuple[_Node, int]:
     if at != end:
         raise ValueError("an element overruns its parent")
     return _Node(tag, b"", tuple(children), data[start:end]), end
+
+
+def _read_indefinite(data: bytes, start: int, depth: int) -> tuple[_Node, int]:
+    """The element at ``start`` whose length is open: children up to two zero bytes."""
+    tag, at, children = data[start], start + 2, []
+    if not tag & 0x20:
+        raise ValueError("indefinite length on a primitive element")
+    while data[at : at + 2] != b"\0\0":
+        child, at = _read(data, at, depth - 1)
+        children.append(child)
+    return _Node(tag, b"", tuple(children), data[start : at + 2]), at + 2
 
 
 def _definite(node: _Node) -> bytes:

@@ -58,7 +58,9 @@ def parse_sign1(data: bytes, *, any_algorithm: bool = False) -> CoseSign1:
         raise CoseError("payload-size", "the payload's size is out of range", got=len(payload), expected=f"1 to {MAX_PAYLOAD} bytes")
     if not any_algorithm:
         if protected != PROTECTED_ES384:
-            raise CoseError("algorithm", "the protected header is not exactly ES384", got=protected.hex()[:40], expected=PROTECTED_ES384.hex())
+            raise CoseError(
+                "algorithm", "the protected header is not exactly ES384", got=protected.hex()[:40], expected=PROTECTED_ES384.hex()
+            )
         if len(signature) != SIGNATURE_LENGTH:
             raise CoseError("signature-size", "the signature has the wrong size", got=len(signature), expected=SIGNATURE_LENGTH)
     return CoseSign1(protected, payload, signature)

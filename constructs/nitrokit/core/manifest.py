@@ -29,7 +29,8 @@ class ManifestError(UsageError):
 @dataclass(frozen=True)
 class Packages:
     """Debian ``suite`` and packages to ``include`` with what they depend on, but for those to ``omit``; ``requirements``: the file of hashed wheels beside the manifest;
-    ``exclude``: patterns of paths (fnmatch, without a leading slash) that stay out of the image."""
+    ``exclude``: patterns of paths (fnmatch, without a leading slash) that stay out of the image.
+    """
 
     suite: str
     include: tuple[str, ...]
@@ -80,7 +81,13 @@ def parse_manifest(text: str, *, path: str) -> Manifest:
     where = _Locator(text, path)
     for name in value:
         if name not in _KEYS:
-            raise ManifestError("unknown-key", f"unknown key {name!r} at {where(name)}", got=name, expected=", ".join(_KEYS), do="remove it, or correct its spelling")
+            raise ManifestError(
+                "unknown-key",
+                f"unknown key {name!r} at {where(name)}",
+                got=name,
+                expected=", ".join(_KEYS),
+                do="remove it, or correct its spelling",
+            )
     tables = {name: _table(value, name, where) for name in ("enclave", "packages", "app")}
     egress = value.get("egress", [])
     if not isinstance(egress, list) or not all(isinstance(one, dict) for one in egress):
@@ -123,7 +130,13 @@ def _checked(table: dict[str, Any], name: str, where: _Locator) -> dict[str, Any
     known = _KEYS[name]
     for key, value in table.items():
         if key not in known:
-            raise ManifestError("unknown-key", f"unknown key {key!r} in [{name}] at {where(key)}", got=key, expected=", ".join(known), do="remove it, or correct its spelling")
+            raise ManifestError(
+                "unknown-key",
+                f"unknown key {key!r} in [{name}] at {where(key)}",
+                got=key,
+                expected=", ".join(known),
+                do="remove it, or correct its spelling",
+            )
         if not isinstance(value, known[key]) or isinstance(value, bool):
             raise ManifestError("type", f"{key} at {where(key)} has the wrong type", got=type(value).__name__, expected=known[key].__name__)
     return table
@@ -172,7 +185,9 @@ def _packages(table: dict[str, Any], where: _Locator) -> Packages:
 def _app(table: dict[str, Any], where: _Locator) -> App:
     command = _strings(table.get("command", []), "command", where)
     if not command[0].startswith("/"):
-        raise ManifestError("command", f"command at {where('command')} is not an absolute path", got=command[0], expected="e.g. /usr/bin/python3")
+        raise ManifestError(
+            "command", f"command at {where('command')} is not an absolute path", got=command[0], expected="e.g. /usr/bin/python3"
+        )
     directory = table.get("working_directory", "/app")
     if not directory.startswith("/") or ".." in directory.split("/"):
         raise ManifestError("path", f"working_directory at {where('working_directory')} is not absolute", got=directory)

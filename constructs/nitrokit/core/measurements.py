@@ -81,7 +81,9 @@ class Measurements:
     def __post_init__(self) -> None:
         for index, value in self.pcrs().items():
             if len(value) != PCR_LENGTH:
-                raise MeasurementsError("pcr-length", f"PCR{index} has the wrong length", got=f"{len(value)} bytes", expected=f"{PCR_LENGTH} bytes")
+                raise MeasurementsError(
+                    "pcr-length", f"PCR{index} has the wrong length", got=f"{len(value)} bytes", expected=f"{PCR_LENGTH} bytes"
+                )
 
     def pcrs(self) -> dict[int, bytes]:
         """PCR index → value, PCR8 only where there is one."""
@@ -103,10 +105,22 @@ class Measurements:
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise MeasurementsError("not-json", "measurements are not JSON", got=str(error)[:200], expected="the output of nitro-cli build-enclave", do="record them anew with `nitrokit lock`") from error
+            raise MeasurementsError(
+                "not-json",
+                "measurements are not JSON",
+                got=str(error)[:200],
+                expected="the output of nitro-cli build-enclave",
+                do="record them anew with `nitrokit lock`",
+            ) from error
         fields = value.get("Measurements", value) if isinstance(value, dict) else None
         if not isinstance(fields, dict):
-            raise MeasurementsError("no-measurements", "no measurements in the JSON", got=type(fields).__name__, expected='{"Measurements": {"PCR0": …}}', do="record them anew with `nitrokit lock`")
+            raise MeasurementsError(
+                "no-measurements",
+                "no measurements in the JSON",
+                got=type(fields).__name__,
+                expected='{"Measurements": {"PCR0": …}}',
+                do="record them anew with `nitrokit lock`",
+            )
         pcrs = {index: _pcr(fields, index) for index in (0, 1, 2)}
         return cls(pcrs[0], pcrs[1], pcrs[2], _pcr(fields, 8) if fields.get("PCR8") is not None else None)
 
@@ -123,5 +137,11 @@ def _pcr(fields: dict[str, Any], index: int) -> bytes:
     except ValueError:
         value = None
     if value is None or len(value) != PCR_LENGTH:
-        raise MeasurementsError("bad-pcr", f"PCR{index} is not a SHA-384 value", got=repr(text)[:120], expected=f"{2 * PCR_LENGTH} hex digits", do="record the measurements anew with `nitrokit lock`")
+        raise MeasurementsError(
+            "bad-pcr",
+            f"PCR{index} is not a SHA-384 value",
+            got=repr(text)[:120],
+            expected=f"{2 * PCR_LENGTH} hex digits",
+            do="record the measurements anew with `nitrokit lock`",
+        )
     return value

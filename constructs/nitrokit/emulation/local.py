@@ -30,7 +30,13 @@ class LocalAws:
         self._pki = EmulatedPki(_now, self.region)
         self.instances: list[EmulatedInstance] = []
         self._cloud = LocalCloud(
-            work, region=self.region, account=self.account, trust_anchor=self._pki.trust_anchor, instance_factory=self._instance, now=_now, note=note
+            work,
+            region=self.region,
+            account=self.account,
+            trust_anchor=self._pki.trust_anchor,
+            instance_factory=self._instance,
+            now=_now,
+            note=note,
         )
 
     @property
@@ -57,7 +63,10 @@ class LocalAws:
 
     def create_role(self, name: str) -> str:
         """A role of somebody outside the stack; returns its ARN."""
-        trust = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": {"AWS": f"arn:aws:iam::{self.account}:root"}, "Action": "sts:AssumeRole"}]}
+        trust = {
+            "Version": "2012-10-17",
+            "Statement": [{"Effect": "Allow", "Principal": {"AWS": f"arn:aws:iam::{self.account}:root"}, "Action": "sts:AssumeRole"}],
+        }
         return str(self.client("iam").create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"])
 
     def kms_decisions(self) -> list[dict[str, Any]]:

@@ -81,16 +81,27 @@ def judge(document: bytes, policy: AppraisalPolicy, trust_anchor: TrustAnchor, t
     try:
         appraisal = appraise(verified, policy, time=time_now)
     except AppraisalError as error:
-        differences = [{"pcr": one.index, "expected": one.expected.hex(), "got": one.got.hex() if one.got else None} for one in error.differences]
+        differences = [
+            {"pcr": one.index, "expected": one.expected.hex(), "got": one.got.hex() if one.got else None} for one in error.differences
+        ]
         return {"verdict": "FAIL", "reason": str(error), "checks": [], "differences": differences, "module_id": verified.module_id}
     checks = [{"number": one.number, "name": one.name} for one in appraisal.checks]
-    return {"verdict": "PASS", "reason": None, "checks": checks, "differences": [], "module_id": verified.module_id, "timestamp": verified.timestamp.isoformat()}
+    return {
+        "verdict": "PASS",
+        "reason": None,
+        "checks": checks,
+        "differences": [],
+        "module_id": verified.module_id,
+        "timestamp": verified.timestamp.isoformat(),
+    }
 
 
 def fetch_document(ssm: Any, instance_id: str, document_name: str, nonce: bytes) -> bytes:
     """Have the host's agent ask the enclave, through Systems Manager. Raises UnreachableError."""
     parameters = {"Nonce": [base64.b64encode(nonce).decode()]}
-    command = ssm.send_command(InstanceIds=[instance_id], DocumentName=document_name, Parameters=parameters, TimeoutSeconds=60)["Command"]["CommandId"]
+    command = ssm.send_command(InstanceIds=[instance_id], DocumentName=document_name, Parameters=parameters, TimeoutSeconds=60)["Command"][
+        "CommandId"
+    ]
     deadline = time.monotonic() + _ANSWER_WITHIN
     while time.monotonic() < deadline:
         time.sleep(_POLL)

@@ -13,6 +13,9 @@ from nitrokit._version import __version__
 from nitrokit.errors import NitrokitError
 from nitrokit.host import config as configuration
 from nitrokit.host import enclave, imds, steps
+from nitrokit.host.commands import nitro_cli
+
+_APP_LISTENS_WITHIN = 60.0
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -55,14 +58,17 @@ def _dispatch(options: argparse.Namespace) -> Dict[str, Any]:
         return enclave.wait_until_up(name, 120)
     if options.command == "attest":
         found = enclave.find(name)
-        return {**enclave.ask(found["EnclaveCID"], enclave.CONTROL_PORT, {"op": "attest", "nonce": options.nonce}), "enclave_id": found["EnclaveID"]}
+        return {
+            **enclave.ask(found["EnclaveCID"], enclave.CONTROL_PORT, {"op": "attest", "nonce": options.nonce}),
+            "enclave_id": found["EnclaveID"],
+        }
     if options.command == "ask":
         return _ask(name, options)
     config = configuration.load(name)
     if options.command == "verify":
         return steps.verify(config, options.eif)
     if options.command == "terminate":
-        return {"ended": steps.nitro_cli(["terminate-enclave", "--enclave-name", name], "ending the enclave")}
+        return {"ended": nitro_cli(["terminate-enclave", "--enclave-name", name], "ending the enclave")}
     step = {"allocate": steps.allocate, "image": steps.image, "run": steps.run_enclave, "health": steps.health}[options.command]
     return step(config)
 
@@ -73,7 +79,10 @@ def _config_variable() -> str:
         return os.environ["SSM_Config"]
     except KeyError as error:
         raise configuration.AgentError(
-            "old-ssm-agent", "the configuration did not arrive", expected="SSM_Config in the environment", do="update the SSM Agent to 3.3.2746.0 or newer (parameters by interpolationType ENV_VAR)"
+            "old-ssm-agent",
+            "the configuration did not arrive",
+            expected="SSM_Config in the environment",
+            do="update the SSM Agent to 3.3.2746.0 or newer (parameters by interpolationType ENV_VAR)",
         ) from error
 
 
@@ -84,7 +93,7 @@ def _ask(name: str, options: argparse.Namespace) -> Dict[str, Any]:
         raise configuration.AgentError("request", "the request on stdin is not JSON", got=str(error)) from error
     if options.with_credentials:
         request["credentials"] = imds.role_credentials()
-    return enclave.ask(enclave.find(name)["EnclaveCID"], options.port, request)
+    return enclave.ask(enclave.find(name)["EnclaveCID"], options.port, request, listening_within=_APP_LISTENS_WITHIN)
 
 
 if __name__ == "__main__":

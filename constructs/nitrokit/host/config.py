@@ -62,7 +62,9 @@ def load(name: str) -> Config:
     try:
         return parse(path.read_text())
     except OSError as error:
-        raise AgentError("no-config", f"no configuration of {name}", got=str(error), expected=str(path), do="run the install step first") from error
+        raise AgentError(
+            "no-config", f"no configuration of {name}", got=str(error), expected=str(path), do="run the install step first"
+        ) from error
 
 
 def parse(text: str) -> Config:
@@ -72,12 +74,21 @@ def parse(text: str) -> Config:
         proxies = [Proxy(int(one["vsock_port"]), str(one["host"]), int(one["port"])) for one in value["proxies"]]
         measurements = {str(key): str(pcr).lower() for key, pcr in value["measurements"].items()}
         config = Config(
-            check_name(value["name"]), value["image_uri"], value["image_sha256"], measurements, int(value["cpu_count"]), int(value["memory_mib"]), int(value["cid"]), proxies
+            check_name(value["name"]),
+            value["image_uri"],
+            value["image_sha256"],
+            measurements,
+            int(value["cpu_count"]),
+            int(value["memory_mib"]),
+            int(value["cid"]),
+            proxies,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise AgentError("config", "the configuration is damaged", got=repr(error)[:200], do="deploy again") from error
     if not {"PCR0", "PCR1", "PCR2"} <= set(measurements):
-        raise AgentError("config", "the configuration locks no measurements", got=", ".join(sorted(measurements)), expected="PCR0, PCR1, PCR2")
+        raise AgentError(
+            "config", "the configuration locks no measurements", got=", ".join(sorted(measurements)), expected="PCR0, PCR1, PCR2"
+        )
     return config
 
 

@@ -24,23 +24,37 @@ def find(name: str) -> Dict[str, Any]:
     raise AgentError("not-running", f"no enclave {name} is running", do="look at the run step's output")
 
 
-def ask(cid: int, port: int, request: Dict[str, Any]) -> Dict[str, Any]:
-    """One request, one answer. Raises AgentError."""
+def ask(cid: int, port: int, request: Dict[str, Any], *, listening_within: float = 0) -> Dict[str, Any]:
+    """One request, one answer. ``listening_within``: seconds that the app may take until it listens; a request that was sent is never sent again. Raises AgentError."""
     data = json.dumps(request).encode()
     try:
-        with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as connection:
-            connection.settimeout(_TIMEOUT)
-            connection.connect((cid, port))
+        with _connect(cid, port, time.monotonic() + listening_within) as connection:
             connection.sendall(struct.pack(">I", len(data)) + data)
             (size,) = struct.unpack(">I", _receive(connection, 4))
             if size > _MAX_FRAME:
                 raise AgentError("answer", "the enclave's answer is too large", got=size, expected=_MAX_FRAME)
             answer = json.loads(_receive(connection, size))
     except (OSError, ValueError, struct.error) as error:
-        raise AgentError("no-answer", f"the enclave does not answer on port {port}", got=str(error), do="look at the enclave's health") from error
+        raise AgentError(
+            "no-answer", f"the enclave does not answer on port {port}", got=str(error), do="look at the enclave's health"
+        ) from error
     if not isinstance(answer, dict):
         raise AgentError("answer", "the enclave's answer is not an object", got=type(answer).__name__)
     return answer
+
+
+def _connect(cid: int, port: int, deadline: float) -> socket.socket:
+    while True:
+        connection = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+        connection.settimeout(_TIMEOUT)
+        try:
+            connection.connect((cid, port))
+            return connection
+        except OSError:
+            connection.close()
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.2)
 
 
 def _receive(connection: socket.socket, size: int) -> bytes:
@@ -66,5 +80,10 @@ def wait_until_up(name: str, timeout: float) -> Dict[str, Any]:
         except AgentError as error:
             last = str(error)
         if time.monotonic() > deadline:
-            raise AgentError("unhealthy", f"the enclave {name} did not become healthy in {timeout:.0f} s", got=last[:300], do="run it in debug mode and read its console")
+            raise AgentError(
+                "unhealthy",
+                f"the enclave {name} did not become healthy in {timeout:.0f} s",
+                got=last[:300],
+                do="run it in debug mode and read its console",
+            )
         time.sleep(0.2)

@@ -24,7 +24,12 @@ def role_credentials() -> Dict[str, str]:
         value = json.loads(_fetch(f"{folder}{role}", header))
         return {"access_key_id": value["AccessKeyId"], "secret_access_key": value["SecretAccessKey"], "session_token": value["Token"]}
     except (OSError, ValueError, KeyError, IndexError) as error:
-        raise AgentError("no-credentials", "the instance role's credentials cannot be had", got=type(error).__name__, expected="an instance profile, and IMDSv2") from error
+        raise AgentError(
+            "no-credentials",
+            "the instance role's credentials cannot be had",
+            got=type(error).__name__,
+            expected="an instance profile, and IMDSv2",
+        ) from error
 
 
 def _fetch(url: str, headers: Dict[str, str], method: str = "GET") -> str:

@@ -16,13 +16,21 @@ MAX_DOCUMENT = 64 * 1024
 @cache
 def _environment() -> Environment:
     # JSON, not HTML: values go in through tojson.
-    return Environment(loader=PackageLoader("nitrokit.host", "templates"), undefined=StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True)
+    return Environment(
+        loader=PackageLoader("nitrokit.host", "templates"),
+        undefined=StrictUndefined,
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def render_document(template: str, **values: Any) -> dict[str, Any]:
     """Render ``templates/<template>`` and parse it. Raises UsageError for a document over 64 KB."""
     text = _environment().get_template(template).render(**values)
     if len(text.encode()) > MAX_DOCUMENT:
-        raise UsageError("document-size", "the SSM document is too large", got=f"{len(text.encode())} bytes", expected=f"at most {MAX_DOCUMENT}")
+        raise UsageError(
+            "document-size", "the SSM document is too large", got=f"{len(text.encode())} bytes", expected=f"at most {MAX_DOCUMENT}"
+        )
     document: dict[str, Any] = json.loads(text)
     return document

@@ -44,7 +44,13 @@ def allocate(config: Config) -> Dict[str, Any]:
         run(["systemctl", "restart", _ALLOCATOR], "reserving the pool", "allocate")
     pool = _pool()
     if len(pool) < config.cpu_count:
-        raise AgentError("pool", "the allocator reserved too few CPUs", got=",".join(map(str, pool)) or "none", expected=config.cpu_count, do="take a larger instance type")
+        raise AgentError(
+            "pool",
+            "the allocator reserved too few CPUs",
+            got=",".join(map(str, pool)) or "none",
+            expected=config.cpu_count,
+            do="take a larger instance type",
+        )
     return {"cpus": pool, "memory_mib": config.memory_mib}
 
 
@@ -71,7 +77,13 @@ def image(config: Config) -> Dict[str, Any]:
         run(["aws", "s3", "cp", "--only-show-errors", config.image_uri, str(temporary)], "fetching the image", "image")
         got = _sha256(temporary)
         if got != config.image_sha256:
-            raise AgentError("image-sha256", "the fetched image is not the one deployed", got=got, expected=config.image_sha256, do="deploy again; if it stays, somebody changed the object")
+            raise AgentError(
+                "image-sha256",
+                "the fetched image is not the one deployed",
+                got=got,
+                expected=config.image_sha256,
+                do="deploy again; if it stays, somebody changed the object",
+            )
         os.replace(temporary, config.eif)
     finally:
         if temporary.exists():
@@ -146,7 +158,9 @@ def _start_proxies(config: Config) -> None:
         unit = f"nitrokit-vsock-proxy-{proxy.vsock_port}.service"
         allowlist = _ETC / "nitrokit" / f"vsock-proxy-{proxy.vsock_port}.yaml"
         changed = write_atomically(allowlist, f"allowlist:\n- {{address: {proxy.host}, port: {proxy.port}}}\n")
-        changed = write_atomically(_ETC / "systemd" / "system" / unit, _unit(proxy.vsock_port, proxy.host, proxy.port, allowlist)) or changed
+        changed = (
+            write_atomically(_ETC / "systemd" / "system" / unit, _unit(proxy.vsock_port, proxy.host, proxy.port, allowlist)) or changed
+        )
         if changed:
             run(["systemctl", "daemon-reload"], "reloading systemd", "proxy")
         run(["systemctl", "enable", unit], "enabling the proxy", "proxy")
@@ -165,5 +179,11 @@ def health(config: Config) -> Dict[str, Any]:
     """Wait until the enclave answers, and check that it is the locked one in production mode. Raises AgentError."""
     state = enclave.wait_until_up(config.name, _HEALTHY_WITHIN)
     if not _is_right(state["enclave"], config):
-        raise AgentError("wrong-enclave", "another enclave runs under this name", got=str(state["enclave"].get("Flags")), expected="the locked image, not in debug mode", do="run the run step again")
+        raise AgentError(
+            "wrong-enclave",
+            "another enclave runs under this name",
+            got=str(state["enclave"].get("Flags")),
+            expected="the locked image, not in debug mode",
+            do="run the run step again",
+        )
     return {"status": "healthy", "enclave_id": state["enclave"]["EnclaveID"]}

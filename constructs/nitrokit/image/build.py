@@ -36,7 +36,13 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError("no-image", f"{folder} is not an image folder", got=str(error), expected="a folder with enclave.toml", do="name one, e.g. enclave_images/hello") from error
+        raise UsageError(
+            "no-image",
+            f"{folder} is not an image folder",
+            got=str(error),
+            expected="a folder with enclave.toml",
+            do="name one, e.g. enclave_images/hello",
+        ) from error
     return parse_manifest(text, path=str(path))
 
 
@@ -55,5 +61,11 @@ def build_image(folder: Path, *, kernel: KernelBlobs, output: Path, cache: Path,
 
 def _metadata(manifest: Manifest) -> dict[str, object]:
     """The metadata section that version 4 demands (nothing measures it). The build time is fixed, so that the file is the same too."""
-    build = {"BuildTime": "1970-01-01T00:00:00+00:00", "BuildTool": "nitrokit", "BuildToolVersion": __version__, "OperatingSystem": "Linux", "KernelVersion": "unknown"}
+    build = {
+        "BuildTime": "1970-01-01T00:00:00+00:00",
+        "BuildTool": "nitrokit",
+        "BuildToolVersion": __version__,
+        "OperatingSystem": "Linux",
+        "KernelVersion": "unknown",
+    }
     return {"ImageName": manifest.name, "ImageVersion": "1", "BuildMetadata": build, "DockerInfo": {}, "CustomMetadata": None}

@@ -32,7 +32,12 @@ def build_cached(folder: Path, *, kernel: KernelBlobs, cache: Path, progress: Ca
 def _key(folder: Path, kernel: KernelBlobs) -> str:
     """A hash over everything that the image is made of, the builder's own sources included."""
     digest = hashlib.sha256(kernel.cmdline.encode())
-    sources = [kernel.bzimage, *([kernel.nsm_module] if kernel.nsm_module else []), *(_PACKAGE / name for name in CLOSURE), *sorted((_PACKAGE / "image").glob("*.py"))]
+    sources = [
+        kernel.bzimage,
+        *([kernel.nsm_module] if kernel.nsm_module else []),
+        *(_PACKAGE / name for name in CLOSURE),
+        *sorted((_PACKAGE / "image").glob("*.py")),
+    ]
     for path in [*sources, *sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)]:
         name = path.relative_to(folder) if path.is_relative_to(folder) else path.name
         mode = path.stat().st_mode & 0o100

@@ -31,10 +31,17 @@ def cache_dir(environment: Mapping[str, str]) -> Path:
 def apt_mirrors() -> list[str]:
     """The archive addresses of this machine's apt configuration, security archives last. Raises FetchError."""
     apt = shutil.which("apt-get")
-    listed = subprocess.run([apt, "indextargets", "--format", "$(REPO_URI)"], capture_output=True, text=True, check=False).stdout if apt else ""
+    listed = (
+        subprocess.run([apt, "indextargets", "--format", "$(REPO_URI)"], capture_output=True, text=True, check=False).stdout if apt else ""
+    )
     mirrors = sorted({line.rstrip("/") for line in listed.split() if "debian" in line}, key=lambda uri: ("security" in uri, uri))
     if not mirrors:
-        raise FetchError("no-mirror", "no Debian mirror is configured on this machine", expected="apt with a Debian archive", do="run `apt-get update`, on a Debian machine")
+        raise FetchError(
+            "no-mirror",
+            "no Debian mirror is configured on this machine",
+            expected="apt with a Debian archive",
+            do="run `apt-get update`, on a Debian machine",
+        )
     return mirrors
 
 
@@ -89,4 +96,10 @@ def _pip_download(requirements: Path, folder: Path, python: str, arch: str) -> N
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise FetchError("wheels", f"pip could not fetch the wheels of {requirements}", got=done.stderr.strip()[-800:], expected="every pinned wheel", do="check the network and the hashes")
+        raise FetchError(
+            "wheels",
+            f"pip could not fetch the wheels of {requirements}",
+            got=done.stderr.strip()[-800:],
+            expected="every pinned wheel",
+            do="check the network and the hashes",
+        )

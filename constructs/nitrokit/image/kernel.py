@@ -48,17 +48,30 @@ def find_kernel(environment: Mapping[str, str], cache: Path, progress: Callable[
     key = hashlib.sha256((recipe / "recipe.json").read_bytes() + (recipe / pins["config"]).read_bytes()).hexdigest()
     image = cache / "kernel" / key / "bzImage"
     if image.is_file():
-        return KernelBlobs(image, CMDLINE, None, f"kernel: {pins['package']} {pins['version']} built here before (cached); sha256 {_sha256(image)[:16]}…")
+        return KernelBlobs(
+            image, CMDLINE, None, f"kernel: {pins['package']} {pins['version']} built here before (cached); sha256 {_sha256(image)[:16]}…"
+        )
     progress(f"building {pins['package']} {pins['version']}: about ten minutes on two cores, once")
     started = time.monotonic()
     write_atomically(image, [_build(recipe, pins, cache, progress)])
-    return KernelBlobs(image, CMDLINE, None, f"kernel: {pins['package']} {pins['version']} built here in {time.monotonic() - started:.0f} s; sha256 {_sha256(image)[:16]}…")
+    return KernelBlobs(
+        image,
+        CMDLINE,
+        None,
+        f"kernel: {pins['package']} {pins['version']} built here in {time.monotonic() - started:.0f} s; sha256 {_sha256(image)[:16]}…",
+    )
 
 
 def _from_folder(folder: Path, name: str) -> KernelBlobs:
     image = folder / "bzImage"
     if not image.is_file():
-        raise KernelError("no-bzimage", f"{name} has no bzImage", got=str(folder), expected=f"{image}", do="name a folder with an enclave kernel, or unset the variable to build one")
+        raise KernelError(
+            "no-bzimage",
+            f"{name} has no bzImage",
+            got=str(folder),
+            expected=f"{image}",
+            do="name a folder with an enclave kernel, or unset the variable to build one",
+        )
     cmdline = folder / "cmdline"
     module = folder / "nsm.ko"
     text = cmdline.read_text().strip() if cmdline.is_file() else CMDLINE
@@ -74,7 +87,12 @@ def _read_recipe(recipe: Path) -> dict[str, Any]:
         pins: dict[str, Any] = json.loads((recipe / "recipe.json").read_text())
         return pins
     except (OSError, ValueError) as error:
-        raise KernelError("no-recipe", "no enclave kernel on this machine, and no recipe to build one", got=str(error), do="set NITROKIT_BLOBS to a folder with bzImage, or run in the project's folder") from error
+        raise KernelError(
+            "no-recipe",
+            "no enclave kernel on this machine, and no recipe to build one",
+            got=str(error),
+            do="set NITROKIT_BLOBS to a folder with bzImage, or run in the project's folder",
+        ) from error
 
 
 def _build(recipe: Path, pins: dict[str, Any], cache: Path, progress: Callable[[str], None]) -> bytes:
@@ -103,4 +121,9 @@ def _run(command: list[str], work: Path, environment: Mapping[str, str] | None =
         done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **(environment or {})}, check=False)
     if done.returncode:
         tail = " | ".join(log.read_text(errors="replace").splitlines()[-5:])
-        raise KernelError("build-failed", "the kernel did not build", got=tail[:600], do="install build-essential bc flex bison libelf-dev libssl-dev xz-utils, and try again")
+        raise KernelError(
+            "build-failed",
+            "the kernel did not build",
+            got=tail[:600],
+            do="install build-essential bc flex bison libelf-dev libssl-dev xz-utils, and try again",
+        )

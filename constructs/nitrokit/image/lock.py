@@ -47,7 +47,9 @@ def read_package_lock(folder: Path) -> PackageLock:
     """Raises LockError for a missing or torn file."""
     value = _read_json(folder / PACKAGES)
     try:
-        packages = tuple(LockedPackage(str(one["name"]), str(one["version"]), str(one["path"]), str(one["sha256"])) for one in value["packages"])
+        packages = tuple(
+            LockedPackage(str(one["name"]), str(one["version"]), str(one["path"]), str(one["sha256"])) for one in value["packages"]
+        )
         return PackageLock(str(value["suite"]), packages)
     except (KeyError, TypeError) as error:
         raise _torn(folder / PACKAGES, repr(error)) from error
@@ -77,7 +79,12 @@ def _read(path: Path) -> str:
     try:
         return path.read_text()
     except FileNotFoundError as error:
-        raise LockError("missing", f"no {path.name} in {path.parent}", expected=str(path), do=f"run `nitrokit lock {path.parent}`, and have the result reviewed") from error
+        raise LockError(
+            "missing",
+            f"no {path.name} in {path.parent}",
+            expected=str(path),
+            do=f"run `nitrokit lock {path.parent}`, and have the result reviewed",
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise _torn(path, str(error)) from error
 
@@ -93,4 +100,10 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _torn(path: Path, got: str) -> LockError:
-    return LockError("torn", f"{path} is damaged", got=got, expected="a lock file as `nitrokit lock` writes it", do="restore it from version control, or run `nitrokit lock` again")
+    return LockError(
+        "torn",
+        f"{path} is damaged",
+        got=got,
+        expected="a lock file as `nitrokit lock` writes it",
+        do="restore it from version control, or run `nitrokit lock` again",
+    )

@@ -38,8 +38,12 @@ def _packages(manifest: Manifest, progress: Callable[[str], None]) -> list[dict[
         config = _apt_state(Path(name), manifest)
         progress(f"apt: {manifest.packages.suite}")
         _apt(config, "apt-get", "update", "--quiet")
-        wanted = dict(re.findall(r"^Inst (\S+) \((\S+)", _apt(config, "apt-get", "install", "--simulate", *manifest.packages.include), re.MULTILINE))
-        records = [_record(config, package, version) for package, version in sorted(wanted.items()) if package not in manifest.packages.omit]
+        wanted = dict(
+            re.findall(r"^Inst (\S+) \((\S+)", _apt(config, "apt-get", "install", "--simulate", *manifest.packages.include), re.MULTILINE)
+        )
+        records = [
+            _record(config, package, version) for package, version in sorted(wanted.items()) if package not in manifest.packages.omit
+        ]
     return records
 
 
@@ -60,9 +64,20 @@ def _apt_state(root: Path, manifest: Manifest) -> Path:
 
 
 def _apt(config: Path, *command: str) -> str:
-    done = subprocess.run(list(command), capture_output=True, text=True, check=False, env={"APT_CONFIG": str(config), "PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C"})
+    done = subprocess.run(
+        list(command),
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"APT_CONFIG": str(config), "PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C"},
+    )
     if done.returncode:
-        raise FetchError("apt", f"{command[0]} {command[1]} failed", got=done.stderr.strip()[-500:], do="check the network and the package names in enclave.toml")
+        raise FetchError(
+            "apt",
+            f"{command[0]} {command[1]} failed",
+            got=done.stderr.strip()[-500:],
+            do="check the network and the package names in enclave.toml",
+        )
     return done.stdout
 
 
@@ -85,5 +100,8 @@ def _requirements(source: Path, python: str) -> str:
     if done.returncode:
         raise FetchError("pip", f"pip could not resolve {source}", got=done.stderr.strip()[-800:], do="check the network and the names")
     installs: list[dict[str, Any]] = json.loads(done.stdout)["install"]
-    lines = [f"{one['metadata']['name'].lower()}=={one['metadata']['version']} --hash=sha256:{one['download_info']['archive_info']['hashes']['sha256']}" for one in installs]
+    lines = [
+        f"{one['metadata']['name'].lower()}=={one['metadata']['version']} --hash=sha256:{one['download_info']['archive_info']['hashes']['sha256']}"
+        for one in installs
+    ]
     return f"# Written by `nitrokit lock` from {source.name}.\n" + "\n".join(sorted(lines)) + "\n"

@@ -58,7 +58,9 @@ def application_tree(folder_path: Path, manifest: Manifest, lock: PackageLock, c
         unpack_deb(fetch_pool_file(package.path, package.sha256, cache=cache), tree)
     version = PYTHON_VERSIONS.get(manifest.packages.suite)
     if version is None:
-        raise ImageError("suite", "no Python is known for this Debian suite", got=manifest.packages.suite, expected=", ".join(PYTHON_VERSIONS))
+        raise ImageError(
+            "suite", "no Python is known for this Debian suite", got=manifest.packages.suite, expected=", ".join(PYTHON_VERSIONS)
+        )
     for wheel in fetch_wheels(folder_path / manifest.packages.requirements, python=version, arch=manifest.arch, cache=cache):
         progress(wheel.name)
         unpack_wheel(wheel, tree, SITE)
@@ -95,7 +97,9 @@ def _add_app(folder_path: Path, manifest: Manifest, tree: Tree) -> None:
     """Copy the app; owners, times and all modes but the executable bit come from here, not from the file system."""
     source = folder_path / manifest.app.source
     if not source.is_dir():
-        raise ImageError("no-app", "the app's folder is missing", got=str(source), expected="the folder named by app.source in enclave.toml")
+        raise ImageError(
+            "no-app", "the app's folder is missing", got=str(source), expected="the folder named by app.source in enclave.toml"
+        )
     base = manifest.app.working_directory.strip("/")
     add(tree, base, folder())
     for path in sorted(source.rglob("*")):
@@ -107,7 +111,12 @@ def _add_app(folder_path: Path, manifest: Manifest, tree: Tree) -> None:
 
 def _app_node(path: Path) -> Node:
     if path.is_symlink():
-        raise ImageError("app-link", "the app's folder has a symbolic link", got=str(path), do="copy the file itself: what lies behind a link is not pinned")
+        raise ImageError(
+            "app-link",
+            "the app's folder has a symbolic link",
+            got=str(path),
+            do="copy the file itself: what lies behind a link is not pinned",
+        )
     if path.is_dir():
         return folder()
     if not path.is_file():

@@ -32,7 +32,13 @@ def exchange(request: bytes) -> bytes:
     try:
         descriptor = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
-        raise NsmError("no-device", "cannot open the NSM device", got=str(error), expected=DEVICE, do="run inside an enclave, with the NSM driver loaded") from error
+        raise NsmError(
+            "no-device",
+            "cannot open the NSM device",
+            got=str(error),
+            expected=DEVICE,
+            do="run inside an enclave, with the NSM driver loaded",
+        ) from error
     try:
         fcntl.ioctl(descriptor, _IOCTL, message, True)
     except OSError as error:

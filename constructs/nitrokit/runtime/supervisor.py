@@ -11,7 +11,13 @@ from typing import IO, Any
 
 from nitrokit.core.manifest import App
 
-_BASE_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/", "LANG": "C.UTF-8", "PYTHONPATH": "/usr/lib/nitrokit:/usr/lib/nitrokit-site", "PYTHONDONTWRITEBYTECODE": "1"}
+_BASE_ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "HOME": "/",
+    "LANG": "C.UTF-8",
+    "PYTHONPATH": "/usr/lib/nitrokit:/usr/lib/nitrokit-site",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
 
 
 class Supervisor:

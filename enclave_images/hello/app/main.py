@@ -13,6 +13,7 @@ PORT = 5000
 def prove(request: dict[str, Any]) -> dict[str, Any]:
     """HMAC-SHA256 of the challenge under the secret; the secret itself never leaves the enclave."""
     from botocore.exceptions import ClientError
+
     from nitrokit.runtime.kms import RecipientKms
 
     kms = RecipientKms(request["region"], request["credentials"], platform.nsm())

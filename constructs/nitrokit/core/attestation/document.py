@@ -56,7 +56,8 @@ def parse_document(data: bytes, *, any_signature: bool = False) -> UnverifiedDoc
     1. COSE_Sign1, tagged or not; protected header exactly ES384; empty unprotected map; 96-byte signature (``any_signature`` skips algorithm and size: for reading an unsigned
        document of an emulator, never for verification).
     2. Strict CBOR payload of 1 to 16384 bytes, definite or indefinite; the known keys alone.
-    3. Every field's rule (module_id not empty; digest "SHA384"; timestamp; 1–32 PCRs of 32, 48 or 64 bytes; certificate and cabundle entries of 1–1024 bytes; optional fields null or at most 1024 bytes).
+    3. Every field's rule (module_id not empty; digest "SHA384"; timestamp; 1–32 PCRs of 32, 48 or 64 bytes; certificate and
+    cabundle entries of 1–1024 bytes; optional fields null or at most 1024 bytes).
     """
     if len(data) > MAX_DOCUMENT:
         raise DocumentError("too-large", "document too large", got=f"{len(data)} bytes", expected=f"at most {MAX_DOCUMENT}")
@@ -91,9 +92,13 @@ def _field_error(field: str, got: object, expected: str) -> DocumentError:
 
 def _check_keys(keys: set[str], required: set[str]) -> None:
     if missing := required - keys:
-        raise DocumentError("missing-field", "a mandatory field is missing", got=", ".join(sorted(keys))[:200], expected=", ".join(sorted(missing)))
+        raise DocumentError(
+            "missing-field", "a mandatory field is missing", got=", ".join(sorted(keys))[:200], expected=", ".join(sorted(missing))
+        )
     if unknown := keys - required - _OPTIONAL:
-        raise DocumentError("unknown-field", "unknown field", got=", ".join(sorted(unknown))[:200], expected="the fields of an attestation document")
+        raise DocumentError(
+            "unknown-field", "unknown field", got=", ".join(sorted(unknown))[:200], expected="the fields of an attestation document"
+        )
 
 
 def _text(payload: dict[str, Any], key: str) -> str:

@@ -44,7 +44,12 @@ def validate_path(certificate: bytes, cabundle: tuple[bytes, ...], trust_anchor:
     9. No critical extension that we do not understand, no name constraints.
     """
     if not hmac.compare_digest(cabundle[0], trust_anchor.der):
-        raise VerificationError("root", "the document's root is not the trust anchor", got=f"{len(cabundle)} certificates from another root", expected=f"{trust_anchor.name} (SHA-256 {trust_anchor.sha256})")
+        raise VerificationError(
+            "root",
+            "the document's root is not the trust anchor",
+            got=f"{len(cabundle)} certificates from another root",
+            expected=f"{trust_anchor.name} (SHA-256 {trust_anchor.sha256})",
+        )
     chain = [_load(der, number) for number, der in enumerate([*cabundle, certificate])]
     parent = chain[0]
     for number, current in enumerate(chain):
@@ -79,15 +84,27 @@ def _check_link(issuer: x509.Certificate, certificate: x509.Certificate, number:
     except ValueError as error:
         raise VerificationError("certificate", f"certificate {number} has a malformed name", got=str(error)[:120]) from error
     if not names_agree:
-        raise VerificationError("issuer", f"certificate {number} names another issuer", got=certificate.issuer.rfc4514_string()[:160], expected=issuer.subject.rfc4514_string()[:160])
+        raise VerificationError(
+            "issuer",
+            f"certificate {number} names another issuer",
+            got=certificate.issuer.rfc4514_string()[:160],
+            expected=issuer.subject.rfc4514_string()[:160],
+        )
     if certificate.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA384:
-        raise VerificationError("algorithm", f"certificate {number} is signed by another algorithm", got=certificate.signature_algorithm_oid.dotted_string, expected="ecdsa-with-SHA384")
+        raise VerificationError(
+            "algorithm",
+            f"certificate {number} is signed by another algorithm",
+            got=certificate.signature_algorithm_oid.dotted_string,
+            expected="ecdsa-with-SHA384",
+        )
     try:
         hash_algorithm = certificate.signature_hash_algorithm
         assert hash_algorithm is not None
         _key(issuer, number - 1).verify(certificate.signature, certificate.tbs_certificate_bytes, ec.ECDSA(hash_algorithm))
     except InvalidSignature as error:
-        raise VerificationError("certificate-signature", f"the signature on certificate {number} does not hold", do="treat the document as forged") from error
+        raise VerificationError(
+            "certificate-signature", f"the signature on certificate {number} does not hold", do="treat the document as forged"
+        ) from error
 
 
 def _check_validity(certificate: x509.Certificate, number: int, time: datetime) -> None:
@@ -109,7 +126,9 @@ def _check_extensions(certificate: x509.Certificate, number: int) -> None:
         raise VerificationError("certificate", f"certificate {number} has malformed extensions", got=str(error)[:120]) from error
     for extension in extensions:
         if extension.oid == ExtensionOID.NAME_CONSTRAINTS or (extension.critical and extension.oid not in _UNDERSTOOD):
-            raise VerificationError("extension", f"certificate {number} has an extension that we do not process", got=extension.oid.dotted_string)
+            raise VerificationError(
+                "extension", f"certificate {number} has an extension that we do not process", got=extension.oid.dotted_string
+            )
 
 
 def _check_role(certificate: x509.Certificate, number: int, *, below: int) -> None:
@@ -118,9 +137,13 @@ def _check_role(certificate: x509.Certificate, number: int, *, below: int) -> No
     _key(certificate, number)
     if below >= 0:
         if constraints is None or not constraints.ca or usage is None or not usage.key_cert_sign:
-            raise VerificationError("not-a-ca", f"certificate {number} may not issue certificates", expected="basicConstraints CA and keyUsage keyCertSign")
+            raise VerificationError(
+                "not-a-ca", f"certificate {number} may not issue certificates", expected="basicConstraints CA and keyUsage keyCertSign"
+            )
         if constraints.path_length is not None and below > constraints.path_length:
-            raise VerificationError("path-length", f"the path below certificate {number} is too long", got=below, expected=f"at most {constraints.path_length}")
+            raise VerificationError(
+                "path-length", f"the path below certificate {number} is too long", got=below, expected=f"at most {constraints.path_length}"
+            )
         return
     if usage is None or not usage.digital_signature:
         raise VerificationError("leaf-usage", "the leaf may not sign documents", expected="keyUsage digitalSignature")

@@ -20,7 +20,16 @@ class AppraisalError(NitrokitError):
 
     area = "appraisal"
 
-    def __init__(self, slug: str, what: str, *, got: object = None, expected: object = None, do: str | None = None, differences: Sequence[PcrDifference] = ()) -> None:
+    def __init__(
+        self,
+        slug: str,
+        what: str,
+        *,
+        got: object = None,
+        expected: object = None,
+        do: str | None = None,
+        differences: Sequence[PcrDifference] = (),
+    ) -> None:
         super().__init__(slug, what, got=got, expected=expected, do=do)
         self.differences = tuple(differences)
 
@@ -46,9 +55,19 @@ class AppraisalPolicy:
         for one in self.measurements:
             for index, value in one.pcrs().items():
                 if not any(value):
-                    raise AppraisalError("zero-pcr", f"a zero PCR{index} in the policy would accept any debug-mode enclave", expected="measured values", do="build the image and use its lock")
+                    raise AppraisalError(
+                        "zero-pcr",
+                        f"a zero PCR{index} in the policy would accept any debug-mode enclave",
+                        expected="measured values",
+                        do="build the image and use its lock",
+                    )
             if one.pcr2 == EMPTY_PCR2:
-                raise AppraisalError("empty-pcr2", "PCR2 of the policy is the measurement of nothing", got=EMPTY_PCR2.hex(), expected="the measurement of an application ramdisk")
+                raise AppraisalError(
+                    "empty-pcr2",
+                    "PCR2 of the policy is the measurement of nothing",
+                    got=EMPTY_PCR2.hex(),
+                    expected="the measurement of an application ramdisk",
+                )
 
 
 @dataclass(frozen=True)
@@ -77,15 +96,46 @@ def appraise(document: VerifiedDocument, policy: AppraisalPolicy, *, time: datet
     16. PCR3 and PCR4 measure the role and the instance, where named.
     17. user_data and public_key are those expected, where named.
     """
-    checks = [Check(number, name) for number, name in enumerate(("COSE_Sign1, ES384", "strict payload", "fields", "pinned root", "signatures of the path", "validity", "CA and leaf roles", "P-384", "extensions", "document signature", "enclave document"), 1)]
+    checks = [
+        Check(number, name)
+        for number, name in enumerate(
+            (
+                "COSE_Sign1, ES384",
+                "strict payload",
+                "fields",
+                "pinned root",
+                "signatures of the path",
+                "validity",
+                "CA and leaf roles",
+                "P-384",
+                "extensions",
+                "document signature",
+                "enclave document",
+            ),
+            1,
+        )
+    ]
     if document.is_debug and not policy.allow_debug:
-        raise AppraisalError("debug", "a debug-mode enclave: PCR0, PCR1 and PCR2 are zero", expected="a production-mode enclave", do="run the enclave without --debug-mode", differences=_nearest(document, policy))
+        raise AppraisalError(
+            "debug",
+            "a debug-mode enclave: PCR0, PCR1 and PCR2 are zero",
+            expected="a production-mode enclave",
+            do="run the enclave without --debug-mode",
+            differences=_nearest(document, policy),
+        )
     checks.append(Check(12, "not debug mode"))
     checks += _fresh(document, policy, time)
     matched = next((one for one in policy.measurements if not differences(one, dict(document.pcrs))), None)
     if matched is None and not (document.is_debug and policy.allow_debug):
         differing = _nearest(document, policy)
-        raise AppraisalError("measurements", "the enclave runs another image than the lock accepts", got="; ".join(map(str, differing)), expected=f"one of {len(policy.measurements)} accepted sets", do="find out which image runs; if it is meant, lock it", differences=differing)
+        raise AppraisalError(
+            "measurements",
+            "the enclave runs another image than the lock accepts",
+            got="; ".join(map(str, differing)),
+            expected=f"one of {len(policy.measurements)} accepted sets",
+            do="find out which image runs; if it is meant, lock it",
+            differences=differing,
+        )
     checks.append(Check(15, "measurements"))
     checks += _bound(document, policy)
     return Appraisal(tuple(checks), matched or policy.measurements[0])
@@ -99,13 +149,27 @@ def _fresh(document: VerifiedDocument, policy: AppraisalPolicy, time: datetime) 
     held = []
     if policy.nonce is not None:
         if document.nonce is None or not hmac.compare_digest(document.nonce, policy.nonce):
-            raise AppraisalError("nonce", "the document carries another nonce: it was made for somebody else, or earlier", do="ask for a fresh document")
+            raise AppraisalError(
+                "nonce", "the document carries another nonce: it was made for somebody else, or earlier", do="ask for a fresh document"
+            )
         held.append(Check(13, "nonce"))
     if document.timestamp > time + CLOCK_SKEW:
-        raise AppraisalError("future", "the document's timestamp lies in the future", got=document.timestamp.isoformat(), expected=f"at most {time.isoformat()}", do="set the clock")
+        raise AppraisalError(
+            "future",
+            "the document's timestamp lies in the future",
+            got=document.timestamp.isoformat(),
+            expected=f"at most {time.isoformat()}",
+            do="set the clock",
+        )
     if policy.max_age is not None:
         if time - document.timestamp > policy.max_age:
-            raise AppraisalError("stale", "the document is too old", got=str(time - document.timestamp), expected=f"at most {policy.max_age}", do="ask for a fresh document")
+            raise AppraisalError(
+                "stale",
+                "the document is too old",
+                got=str(time - document.timestamp),
+                expected=f"at most {policy.max_age}",
+                do="ask for a fresh document",
+            )
         held.append(Check(14, "age"))
     return held
 
@@ -116,7 +180,13 @@ def _bound(document: VerifiedDocument, policy: AppraisalPolicy) -> list[Check]:
         if expected:
             got = document.pcrs.get(index)
             if got != expected:
-                raise AppraisalError("parent", f"PCR{index} measures another parent", got=got.hex() if got else "nothing", expected=expected.hex(), differences=[PcrDifference(index, expected, got)])
+                raise AppraisalError(
+                    "parent",
+                    f"PCR{index} measures another parent",
+                    got=got.hex() if got else "nothing",
+                    expected=expected.hex(),
+                    differences=[PcrDifference(index, expected, got)],
+                )
             held.append(Check(16, f"PCR{index}"))
     for name in ("user_data", "public_key"):
         wanted, has = getattr(policy, name), getattr(document, name)

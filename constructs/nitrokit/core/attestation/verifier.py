@@ -56,7 +56,12 @@ def verify_document(data: bytes, *, trust_anchor: TrustAnchor, time: datetime) -
     """
     document = _verify(data, trust_anchor, time)
     if document.is_tpm:
-        raise VerificationError("not-an-enclave", "this is a NitroTPM's document, not an enclave's", got=document.module_id[:80], expected="an enclave's document")
+        raise VerificationError(
+            "not-an-enclave",
+            "this is a NitroTPM's document, not an enclave's",
+            got=document.module_id[:80],
+            expected="an enclave's document",
+        )
     return VerifiedDocument(*_fields(document), trust_anchor, time, _token=_TOKEN)
 
 
@@ -64,7 +69,9 @@ def verify_tpm_document(data: bytes, *, trust_anchor: TrustAnchor, time: datetim
     """Verify a NitroTPM's document by the same rules. Raises DocumentError or VerificationError."""
     document = _verify(data, trust_anchor, time)
     if not document.is_tpm:
-        raise VerificationError("not-a-tpm", "this is an enclave's document, not a NitroTPM's", got=document.module_id[:80], expected="a NitroTPM's document")
+        raise VerificationError(
+            "not-a-tpm", "this is an enclave's document, not a NitroTPM's", got=document.module_id[:80], expected="a NitroTPM's document"
+        )
     return TpmDocument(*_fields(document), trust_anchor, time, _token=_TOKEN)
 
 

@@ -123,12 +123,19 @@ def _walk(view: memoryview, offsets: tuple[int, ...], sizes: tuple[int, ...]) ->
             raise EifError("truncated", "the file ends before a section", got=f"{len(view)} bytes", expected=f"section {index} at {at}")
         kind, flags, length = SECTION_HEADER.unpack(view[at : at + SECTION_HEADER.size])
         if (offset, size) != (at, length):
-            raise EifError("table", "section table and sections disagree", got=f"section {index}: offset {at}, size {length}", expected=f"offset {offset}, size {size}")
+            raise EifError(
+                "table",
+                "section table and sections disagree",
+                got=f"section {index}: offset {at}, size {length}",
+                expected=f"offset {offset}, size {size}",
+            )
         if flags:
             raise EifError("section-flags", "unknown section flags", got=f"{flags:#06x} in section {index}", expected="0")
         at += SECTION_HEADER.size
         if at + length > len(view):
-            raise EifError("truncated", "the file ends in the middle of a section", got=f"{len(view)} bytes", expected=f"at least {at + length}")
+            raise EifError(
+                "truncated", "the file ends in the middle of a section", got=f"{len(view)} bytes", expected=f"at least {at + length}"
+            )
         try:
             sections.append(Section(SectionType(kind), view[at : at + length]))
         except ValueError as error:
@@ -153,7 +160,9 @@ def _check_sections(sections: list[Section], version: int) -> None:
         raise EifError("section-order", "a ramdisk stands before the kernel")
     for section in sections:
         if section.type is SectionType.SIGNATURE and len(section.data) > MAX_SIGNATURE:
-            raise EifError("signature-size", "the signature section is too large", got=len(section.data), expected=f"at most {MAX_SIGNATURE} bytes")
+            raise EifError(
+                "signature-size", "the signature section is too large", got=len(section.data), expected=f"at most {MAX_SIGNATURE} bytes"
+            )
 
 
 def _check_crc(view: memoryview, expected: int) -> None:
@@ -162,4 +171,10 @@ def _check_crc(view: memoryview, expected: int) -> None:
     for start in range(HEADER_SIZE, len(view), _CHUNK):
         crc = zlib.crc32(view[start : start + _CHUNK], crc)
     if crc != expected:
-        raise EifError("crc", "the CRC does not hold: the file is damaged", got=f"{crc:08x}", expected=f"{expected:08x}", do="fetch or build the file again")
+        raise EifError(
+            "crc",
+            "the CRC does not hold: the file is damaged",
+            got=f"{crc:08x}",
+            expected=f"{expected:08x}",
+            do="fetch or build the file again",
+        )

@@ -24,7 +24,9 @@ from nitrokit.core.eif.format import (
 Buffer = bytes | bytearray | memoryview
 
 
-def write_eif(*, kernel: Buffer, cmdline: str, ramdisks: Sequence[Buffer], metadata: Mapping[str, Any], arch: str = "x86_64") -> Iterator[Buffer]:
+def write_eif(
+    *, kernel: Buffer, cmdline: str, ramdisks: Sequence[Buffer], metadata: Mapping[str, Any], arch: str = "x86_64"
+) -> Iterator[Buffer]:
     """The file's bytes in chunks, header first. The same arguments give the same bytes. Raises EifError."""
     if not 1 <= len(ramdisks) <= MAX_SECTIONS - 3:
         raise EifError("section-count", "number of ramdisks out of range", got=len(ramdisks), expected=f"1 to {MAX_SECTIONS - 3}")
@@ -42,7 +44,20 @@ def write_eif(*, kernel: Buffer, cmdline: str, ramdisks: Sequence[Buffer], metad
         offsets.append(at)
         at += SECTION_HEADER.size + len(data)
     empty = [0] * (MAX_SECTIONS - len(sections))
-    fields = [MAGIC, VERSION, flags, DEFAULT_MEMORY, DEFAULT_CPUS, 0, len(sections), *offsets, *empty, *(len(data) for _, data in sections), *empty, 0]
+    fields = [
+        MAGIC,
+        VERSION,
+        flags,
+        DEFAULT_MEMORY,
+        DEFAULT_CPUS,
+        0,
+        len(sections),
+        *offsets,
+        *empty,
+        *(len(data) for _, data in sections),
+        *empty,
+        0,
+    ]
     headers = [SECTION_HEADER.pack(kind, 0, len(data)) for kind, data in sections]
     crc = zlib.crc32(HEADER.pack(*fields, 0)[:-4])
     for header, (_, data) in zip(headers, sections, strict=True):

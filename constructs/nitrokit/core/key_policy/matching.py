@@ -112,7 +112,13 @@ def _matches_key(operator: str, value: str | Sequence[str] | None, patterns: lis
     if_exists = name.endswith("IfExists")
     name = name.removesuffix("IfExists")
     if name not in _OPERATORS or quantifier not in ("", "ForAnyValue", "ForAllValues"):
-        raise PolicyError("operator", "condition operator not supported", got=operator, expected=", ".join([*_OPERATORS, "Null"]), do="use a supported operator: what is not understood is refused")
+        raise PolicyError(
+            "operator",
+            "condition operator not supported",
+            got=operator,
+            expected=", ".join([*_OPERATORS, "Null"]),
+            do="use a supported operator: what is not understood is refused",
+        )
     match, positive = _OPERATORS[name]
     if value is None:
         # An absent key: negated operators, …IfExists and ForAllValues match; all others do not.

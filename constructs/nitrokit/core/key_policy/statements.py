@@ -66,11 +66,26 @@ def _check(measurements: Sequence[Measurements], administrator_arn: str | None, 
     for one in measurements:
         for index, value in one.pcrs().items():
             if not any(value):
-                raise PolicyError("zero-pcr", f"a zero PCR{index} would let any debug-mode enclave open data", expected="a measured value", do="build the image and use its lock")
+                raise PolicyError(
+                    "zero-pcr",
+                    f"a zero PCR{index} would let any debug-mode enclave open data",
+                    expected="a measured value",
+                    do="build the image and use its lock",
+                )
         if one.pcr2 == EMPTY_PCR2:
-            raise PolicyError("empty-pcr2", "PCR2 is the measurement of nothing: every image with one ramdisk has it", got=EMPTY_PCR2.hex(), expected="the measurement of an application ramdisk")
+            raise PolicyError(
+                "empty-pcr2",
+                "PCR2 is the measurement of nothing: every image with one ramdisk has it",
+                got=EMPTY_PCR2.hex(),
+                expected="the measurement of an application ramdisk",
+            )
     if not sealed and administrator_arn is None:
-        raise PolicyError("no-administrator", "an unsealed key needs a named administrator", expected="the ARN of the one role that may change the policy", do="name it, or seal the key")
+        raise PolicyError(
+            "no-administrator",
+            "an unsealed key needs a named administrator",
+            expected="the ARN of the one role that may change the policy",
+            do="name it, or seal the key",
+        )
 
 
 def _statement(sid: str, effect: str, principals: Any, actions: Sequence[str], condition: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -3,4 +3,15 @@
 from nitrokit.core.nsm.interface import NsmClient, NsmDescription, NsmProvider, PcrState
 from nitrokit.core.nsm.messages import NsmError, decode_request, decode_response, encode_error, encode_request, encode_response
 
-__all__ = ["NsmClient", "NsmDescription", "NsmError", "NsmProvider", "PcrState", "decode_request", "decode_response", "encode_error", "encode_request", "encode_response"]
+__all__ = [
+    "NsmClient",
+    "NsmDescription",
+    "NsmError",
+    "NsmProvider",
+    "PcrState",
+    "decode_request",
+    "decode_response",
+    "encode_error",
+    "encode_request",
+    "encode_response",
+]

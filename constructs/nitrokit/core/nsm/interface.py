@@ -54,7 +54,11 @@ class NsmClient:
         try:
             version = tuple(int(fields[f"version_{part}"]) for part in ("major", "minor", "patch"))
             return NsmDescription(
-                (version[0], version[1], version[2]), str(fields["module_id"]), int(fields["max_pcrs"]), tuple(fields["locked_pcrs"]), str(fields["digest"])
+                (version[0], version[1], version[2]),
+                str(fields["module_id"]),
+                int(fields["max_pcrs"]),
+                tuple(fields["locked_pcrs"]),
+                str(fields["digest"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise NsmError("response", "malformed answer to DescribeNSM", got=repr(error)[:80]) from error

@@ -13,7 +13,16 @@ from nitrokit.errors import NitrokitError
 
 MAX_REQUEST = 0x1000
 MAX_RESPONSE = 0x3000
-ERRORS = ("InvalidArgument", "InvalidIndex", "InvalidResponse", "ReadOnlyIndex", "InvalidOperation", "BufferTooSmall", "InputTooLarge", "InternalError")
+ERRORS = (
+    "InvalidArgument",
+    "InvalidIndex",
+    "InvalidResponse",
+    "ReadOnlyIndex",
+    "InvalidOperation",
+    "BufferTooSmall",
+    "InputTooLarge",
+    "InternalError",
+)
 _REQUESTS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "DescribeNSM": {},
     "GetRandom": {},
@@ -45,8 +54,12 @@ def decode_request(data: bytes) -> tuple[str, dict[str, Any]]:
     expected = _REQUESTS.get(name)
     if expected is None:
         raise NsmError("unknown-request", "unknown NSM request", got=name[:40], expected=", ".join(_REQUESTS))
-    if set(fields) != set(expected) or not all(isinstance(fields[key], kind) and not isinstance(fields[key], bool) for key, kind in expected.items()):
-        raise NsmError("request-fields", f"wrong fields in {name}", got=repr(sorted(map(str, fields)))[:120], expected=", ".join(expected) or "none")
+    if set(fields) != set(expected) or not all(
+        isinstance(fields[key], kind) and not isinstance(fields[key], bool) for key, kind in expected.items()
+    ):
+        raise NsmError(
+            "request-fields", f"wrong fields in {name}", got=repr(sorted(map(str, fields)))[:120], expected=", ".join(expected) or "none"
+        )
     return name, fields
 
 

@@ -1,5 +1,6 @@
 """CloudFormation where moto 5.2.5 falls short: change sets run in the background in dependency order, failures roll back and say why, outputs appear, unknown types are refused,
-and types that moto skips in silence exist: AWS::SSM::Association (runs the document, and waits for it), AWS::EC2::Instance's EnclaveOptions."""
+and types that moto skips in silence exist: AWS::SSM::Association (runs the document, and waits for it), AWS::EC2::Instance's EnclaveOptions.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +11,14 @@ from typing import Any
 
 from nitrokit.emulation.cloud.ssm import SystemsManager
 
-_NO_BEHAVIOUR = ("AWS::CDK::Metadata", "AWS::S3::BucketPolicy", "AWS::CloudWatch::Alarm", "AWS::CloudWatch::Dashboard", "AWS::EC2::FlowLog", "AWS::Lambda::Permission")
+_NO_BEHAVIOUR = (
+    "AWS::CDK::Metadata",
+    "AWS::S3::BucketPolicy",
+    "AWS::CloudWatch::Alarm",
+    "AWS::CloudWatch::Dashboard",
+    "AWS::EC2::FlowLog",
+    "AWS::Lambda::Permission",
+)
 """Types that may be there and do nothing locally. Any other that moto does not know fails the stack."""
 
 
@@ -232,11 +240,15 @@ def _inert(name: str) -> Any:
             return f"arn:aws:local:::{self._id}"
 
         @classmethod
-        def create_from_cloudformation_json(cls, resource_name: str, cloudformation_json: Any, account_id: str, region_name: str, **named: Any) -> Any:
+        def create_from_cloudformation_json(
+            cls, resource_name: str, cloudformation_json: Any, account_id: str, region_name: str, **named: Any
+        ) -> Any:
             return cls(resource_name)
 
         @classmethod
-        def update_from_cloudformation_json(cls, original_resource: Any, new_resource_name: str, cloudformation_json: Any, account_id: str, region_name: str) -> Any:
+        def update_from_cloudformation_json(
+            cls, original_resource: Any, new_resource_name: str, cloudformation_json: Any, account_id: str, region_name: str
+        ) -> Any:
             return original_resource
 
         @classmethod
@@ -262,12 +274,16 @@ def _association(systems_manager: SystemsManager) -> Any:
 
     class Association(base):  # type: ignore[misc,valid-type]
         @classmethod
-        def create_from_cloudformation_json(cls, resource_name: str, cloudformation_json: Any, account_id: str, region_name: str, **named: Any) -> Any:
+        def create_from_cloudformation_json(
+            cls, resource_name: str, cloudformation_json: Any, account_id: str, region_name: str, **named: Any
+        ) -> Any:
             associate(cloudformation_json["Properties"])
             return cls(resource_name)
 
         @classmethod
-        def update_from_cloudformation_json(cls, original_resource: Any, new_resource_name: str, cloudformation_json: Any, account_id: str, region_name: str) -> Any:
+        def update_from_cloudformation_json(
+            cls, original_resource: Any, new_resource_name: str, cloudformation_json: Any, account_id: str, region_name: str
+        ) -> Any:
             associate(cloudformation_json["Properties"])
             return original_resource
 

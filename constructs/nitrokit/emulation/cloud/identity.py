@@ -43,7 +43,12 @@ class Identities:
         self._account = account
         self._region = region
         # An own key for each cloud: the CDK CLI caches key → account.
-        self.operator = Keys(f"AKIA{secrets.token_hex(8).upper()}", secrets.token_hex(20), None, Caller(f"arn:aws:iam::{account}:user/platform-team", account))
+        self.operator = Keys(
+            f"AKIA{secrets.token_hex(8).upper()}",
+            secrets.token_hex(20),
+            None,
+            Caller(f"arn:aws:iam::{account}:user/platform-team", account),
+        )
         self._known: dict[str, Keys] = {self.operator.access_key_id: self.operator}
 
     def for_role(self, role_arn: str, session: str) -> Keys:
@@ -54,7 +59,9 @@ class Identities:
         return self._remember(role)
 
     def _remember(self, role: Any) -> Keys:
-        keys = Keys(role.access_key_id, role.secret_access_key, role.session_token, Caller(role.role_arn, role.role_arn.split(":")[4], role.arn))
+        keys = Keys(
+            role.access_key_id, role.secret_access_key, role.session_token, Caller(role.role_arn, role.role_arn.split(":")[4], role.arn)
+        )
         self._known[keys.access_key_id] = keys
         return keys
 

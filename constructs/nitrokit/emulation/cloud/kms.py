@@ -26,7 +26,13 @@ from nitrokit.emulation.cloud.identity import Caller, Identities, SignatureError
 
 TARGET = "TrentService."
 _KEYLESS = {"CreateKey", "ListKeys", "ListAliases", "GenerateRandom"}
-_RECIPIENT = {"Decrypt": "Plaintext", "GenerateDataKey": "Plaintext", "GenerateRandom": "Plaintext", "GenerateDataKeyPair": "PrivateKeyPlaintext", "DeriveSharedSecret": "SharedSecret"}
+_RECIPIENT = {
+    "Decrypt": "Plaintext",
+    "GenerateDataKey": "Plaintext",
+    "GenerateRandom": "Plaintext",
+    "GenerateDataKeyPair": "PrivateKeyPlaintext",
+    "DeriveSharedSecret": "SharedSecret",
+}
 Forward = Callable[[str, bytes], tuple[int, bytes]]
 
 
@@ -54,7 +60,9 @@ class KmsEvent:
 class KmsFront:
     """Answers TrentService requests; ``forward`` hands one to moto."""
 
-    def __init__(self, *, identities: Identities, trust_anchor: TrustAnchor, now: Callable[[], datetime], account: str, region: str, forward: Forward) -> None:
+    def __init__(
+        self, *, identities: Identities, trust_anchor: TrustAnchor, now: Callable[[], datetime], account: str, region: str, forward: Forward
+    ) -> None:
         self._identities = identities
         self._trust_anchor = trust_anchor
         self._now = now
@@ -79,7 +87,9 @@ class KmsFront:
             caller = self._identities.authenticate(method, url, headers, body)
             request = json.loads(body or b"{}")
         except SignatureError as error:
-            raise KmsError("UnrecognizedClientException" if "token" in str(error) else "IncompleteSignatureException", str(error)) from error
+            raise KmsError(
+                "UnrecognizedClientException" if "token" in str(error) else "IncompleteSignatureException", str(error)
+            ) from error
         except ValueError as error:
             raise KmsError("SerializationException", "not JSON") from error
         recipient = request.pop("Recipient", None)
@@ -112,10 +122,26 @@ class KmsFront:
         access = AccessRequest(f"kms:{action}", caller.principal_arn, caller.account, key.arn, context, caller.session_arn)
         decision = self._decide(key.policy, access)
         pcr0 = document.pcrs.get(0, b"").hex() if document else None
-        self.events.append(KmsEvent(caller.session_arn or caller.principal_arn, access.action, decision.allowed, f"{decision.reason} ({decision.statement})", key.arn, pcr0))
+        self.events.append(
+            KmsEvent(
+                caller.session_arn or caller.principal_arn,
+                access.action,
+                decision.allowed,
+                f"{decision.reason} ({decision.statement})",
+                key.arn,
+                pcr0,
+            )
+        )
         if not decision.allowed:
-            how = "with an explicit deny in a resource-based policy" if decision.reason == "explicit deny" else "because no resource-based policy allows the action"
-            raise KmsError("AccessDeniedException", f"User: {caller.session_arn or caller.principal_arn} is not authorized to perform: {access.action} on this resource {how}")
+            how = (
+                "with an explicit deny in a resource-based policy"
+                if decision.reason == "explicit deny"
+                else "because no resource-based policy allows the action"
+            )
+            raise KmsError(
+                "AccessDeniedException",
+                f"User: {caller.session_arn or caller.principal_arn} is not authorized to perform: {access.action} on this resource {how}",
+            )
 
     def _decide(self, policy: str | dict[str, Any], access: AccessRequest) -> Decision:
         try:

@@ -80,7 +80,13 @@ class FunctionProcess:
         if self._process is None or self._process.poll() is not None:
             with self.log.open("ab") as log:
                 self._process = subprocess.Popen(
-                    self._command, cwd=self._task, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                    self._command,
+                    cwd=self._task,
+                    env=self._environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
                 )
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
@@ -96,7 +102,11 @@ class FunctionProcess:
                 request_id, event = function._events.get()
                 self.send_response(200)
                 arn = f"arn:aws:lambda:us-east-1:000000000000:function:{function._name}"
-                headers = {"Lambda-Runtime-Aws-Request-Id": request_id, "Lambda-Runtime-Deadline-Ms": str(2**42), "Lambda-Runtime-Invoked-Function-Arn": arn}
+                headers = {
+                    "Lambda-Runtime-Aws-Request-Id": request_id,
+                    "Lambda-Runtime-Deadline-Ms": str(2**42),
+                    "Lambda-Runtime-Invoked-Function-Arn": arn,
+                }
                 for name, value in {**headers, "Content-Type": "application/json", "Content-Length": str(len(event))}.items():
                     self.send_header(name, value)
                 self.end_headers()
@@ -160,9 +170,18 @@ class Lambdas:
             if key not in self._processes:
                 folder = self._work / f"fn{len(self._processes)}"
                 folder.mkdir(parents=True)
-                environment = {**self._environment(function.role, function.function_name), **{name: str(value) for name, value in function.environment_vars.items()}}
-                environment |= {"AWS_LAMBDA_FUNCTION_NAME": function.function_name, "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory_size), "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST"}
-                self._processes[key] = FunctionProcess(function.function_name, function.code_bytes, function.handler, float(function.timeout or 3), folder, environment)
+                environment = {
+                    **self._environment(function.role, function.function_name),
+                    **{name: str(value) for name, value in function.environment_vars.items()},
+                }
+                environment |= {
+                    "AWS_LAMBDA_FUNCTION_NAME": function.function_name,
+                    "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory_size),
+                    "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+                }
+                self._processes[key] = FunctionProcess(
+                    function.function_name, function.code_bytes, function.handler, float(function.timeout or 3), folder, environment
+                )
             return self._processes[key]
 
     def logs(self) -> str:

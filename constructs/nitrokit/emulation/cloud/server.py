@@ -203,7 +203,9 @@ class LocalCloud:
             return self._kms_application(environ, start)
         path = environ.get("PATH_INFO", "")
         if path.startswith(metadata.PREFIX):
-            status, body = self._metadata.answer(environ["REQUEST_METHOD"], path.removeprefix(metadata.PREFIX), environ.get("HTTP_X_AWS_EC2_METADATA_TOKEN"))
+            status, body = self._metadata.answer(
+                environ["REQUEST_METHOD"], path.removeprefix(metadata.PREFIX), environ.get("HTTP_X_AWS_EC2_METADATA_TOKEN")
+            )
             return _respond(start, status, {"Content-Type": "text/plain"}, body)
         answer: Iterable[bytes] = self._moto(environ, start)
         return answer

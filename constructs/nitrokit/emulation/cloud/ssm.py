@@ -19,8 +19,18 @@ _STDOUT_LIMIT, _STDERR_LIMIT = 24_000, 8_000
 _DEFAULT_TIMEOUT, _TIMEOUTS = 3600.0, range(5, 172_801)
 _BUILT_IN = {
     "schemaVersion": "2.2",
-    "parameters": {"commands": {"type": "StringList"}, "workingDirectory": {"type": "String", "default": ""}, "executionTimeout": {"type": "String", "default": "3600"}},
-    "mainSteps": [{"action": "aws:runShellScript", "name": "runShellScript", "inputs": {"timeoutSeconds": "{{ executionTimeout }}", "runCommand": "{{ commands }}"}}],
+    "parameters": {
+        "commands": {"type": "StringList"},
+        "workingDirectory": {"type": "String", "default": ""},
+        "executionTimeout": {"type": "String", "default": "3600"},
+    },
+    "mainSteps": [
+        {
+            "action": "aws:runShellScript",
+            "name": "runShellScript",
+            "inputs": {"timeoutSeconds": "{{ executionTimeout }}", "runCommand": "{{ commands }}"},
+        }
+    ],
 }
 
 
@@ -39,7 +49,13 @@ class DocumentError(Exception):
     """A document or parameters that cannot be run; the message is what the service would answer."""
 
 
-def run_document(content: Mapping[str, Any], parameters: Mapping[str, list[str]], host: InstanceHost, environment: Mapping[str, str], note: Callable[[str], None]) -> Outcome:
+def run_document(
+    content: Mapping[str, Any],
+    parameters: Mapping[str, list[str]],
+    host: InstanceHost,
+    environment: Mapping[str, str],
+    note: Callable[[str], None],
+) -> Outcome:
     """Run a Command document (schema 2.2) on an instance; the first step that fails ends it."""
     values, variables = _resolve(content.get("parameters", {}), parameters)
     stdout, stderr = "", ""
@@ -100,13 +116,17 @@ def _run_step(step: Mapping[str, Any], values: Mapping[str, Any], environment: M
     lines = inputs["runCommand"]
     timeout = float(inputs.get("timeoutSeconds") or _DEFAULT_TIMEOUT)
     # Out of range values are silently replaced by the default (amazon-ssm-agent:agent/plugins/pluginutil).
-    return host.run_script("\n".join(lines if isinstance(lines, list) else [lines]), environment, timeout if int(timeout) in _TIMEOUTS else _DEFAULT_TIMEOUT)
+    return host.run_script(
+        "\n".join(lines if isinstance(lines, list) else [lines]), environment, timeout if int(timeout) in _TIMEOUTS else _DEFAULT_TIMEOUT
+    )
 
 
 class SystemsManager:
     """Runs commands and associations; ``host`` gives an instance's host and environment by id, ``document`` a deployed document's content by name."""
 
-    def __init__(self, host: Callable[[str], tuple[InstanceHost, Mapping[str, str]]], document: Callable[[str], str], note: Callable[[str], None]) -> None:
+    def __init__(
+        self, host: Callable[[str], tuple[InstanceHost, Mapping[str, str]]], document: Callable[[str], str], note: Callable[[str], None]
+    ) -> None:
         self._host = host
         self._document = document
         self._note = note
@@ -124,11 +144,15 @@ class SystemsManager:
         except Exception as error:
             return Outcome("Failed", 1, "", f"{type(error).__name__}: {error}")
 
-    def start(self, document: str, parameters: Mapping[str, list[str]], invocations: list[dict[str, Any]], finished: Callable[[], None]) -> None:
+    def start(
+        self, document: str, parameters: Mapping[str, list[str]], invocations: list[dict[str, Any]], finished: Callable[[], None]
+    ) -> None:
         """Run in the background on every instance of a command; its invocations are updated in place."""
         threading.Thread(target=self._run_all, args=(document, parameters, invocations, finished), daemon=True).start()
 
-    def _run_all(self, document: str, parameters: Mapping[str, list[str]], invocations: list[dict[str, Any]], finished: Callable[[], None]) -> None:
+    def _run_all(
+        self, document: str, parameters: Mapping[str, list[str]], invocations: list[dict[str, Any]], finished: Callable[[], None]
+    ) -> None:
         for invocation in invocations:
             outcome = self.execute(document, invocation["InstanceId"], parameters)
             invocation.update(StandardOutputContent=outcome.stdout, StandardErrorContent=outcome.stderr, ResponseCode=outcome.exit_code)

@@ -23,7 +23,11 @@ class TlsAuthority:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "nitrokit local AWS")])
         constraints = x509.BasicConstraints(ca=True, path_length=0)
-        builder = self._builder(self._name, self._key.public_key()).add_extension(constraints, critical=True).add_extension(_usage(ca=True), critical=True)
+        builder = (
+            self._builder(self._name, self._key.public_key())
+            .add_extension(constraints, critical=True)
+            .add_extension(_usage(ca=True), critical=True)
+        )
         self._key_id = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
         self._certificate = builder.add_extension(self._key_id, critical=False).sign(self._key, hashes.SHA256())
 

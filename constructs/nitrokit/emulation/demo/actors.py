@@ -64,7 +64,9 @@ class Parent:
     def run(self, script: str, timeout: float = 180) -> Output:
         """Run a shell script with AWS-RunShellScript and wait for its end. Raises ActorError when it does not end in time."""
         command = self.ssm.send_command(
-            InstanceIds=[self.instance_id], DocumentName="AWS-RunShellScript", Parameters={"commands": script.splitlines(), "executionTimeout": [str(int(timeout))]}
+            InstanceIds=[self.instance_id],
+            DocumentName="AWS-RunShellScript",
+            Parameters={"commands": script.splitlines(), "executionTimeout": [str(int(timeout))]},
         )["Command"]["CommandId"]
         deadline = time.monotonic() + timeout + 10
         while time.monotonic() < deadline:
@@ -72,7 +74,12 @@ class Parent:
             if answer["Status"] not in ("Pending", "InProgress", "Delayed"):
                 return Output(answer["ResponseCode"], answer["StandardOutputContent"], answer["StandardErrorContent"])
             time.sleep(0.1)
-        raise ActorError("parent-timeout", "the parent instance did not finish a command", got=f"no end after {timeout:.0f} s", do="look at the instance's log")
+        raise ActorError(
+            "parent-timeout",
+            "the parent instance did not finish a command",
+            got=f"no end after {timeout:.0f} s",
+            do="look at the instance's log",
+        )
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """Send the enclave's app a request, with the instance role's credentials, and return its answer."""
@@ -83,13 +90,20 @@ class Parent:
         try:
             answer: dict[str, Any] = json.loads(output.stdout)
         except ValueError as error:
-            raise ActorError("no-answer", "the enclave's app did not answer", got=output.stderr[-500:] or output.stdout[-500:], do="look at the enclave's console") from error
+            raise ActorError(
+                "no-answer",
+                "the enclave's app did not answer",
+                got=output.stderr[-500:] or output.stdout[-500:],
+                do="look at the enclave's console",
+            ) from error
         return answer
 
     def decrypt(self, ciphertext: bytes, region: str) -> Output:
         """What an attacker on the parent tries first: Decrypt with the instance role's credentials and no attestation."""
         blob = base64.b64encode(ciphertext).decode()
-        return self.run(f"printf %s {blob} | base64 -d > /tmp/blob && aws kms decrypt --region {region} --ciphertext-blob fileb:///tmp/blob --query Plaintext --output text")
+        return self.run(
+            f"printf %s {blob} | base64 -d > /tmp/blob && aws kms decrypt --region {region} --ciphertext-blob fileb:///tmp/blob --query Plaintext --output text"
+        )
 
 
 @dataclass

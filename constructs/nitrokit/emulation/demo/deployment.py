@@ -25,18 +25,18 @@ class DeployError(NitrokitError):
 class Cdk:
     """The pinned CDK CLI, run in the app's folder with the local AWS's environment.
 
-    ``context`` goes to the app as ``-c key=value``; ``log`` receives everything the CLI prints.
+    ``log`` receives everything the CLI prints.
     """
 
-    def __init__(self, app_dir: Path, work_dir: Path, environment: Mapping[str, str], context: Mapping[str, str], note: Callable[[str], None]) -> None:
+    def __init__(self, app_dir: Path, work_dir: Path, environment: Mapping[str, str], note: Callable[[str], None]) -> None:
         self.app_dir = app_dir
         self.work_dir = work_dir
-        self.context = context
         self.note = note
         self.log = work_dir / "cdk.log"
         binaries = app_dir / "node_modules" / ".bin"
         path = os.pathsep.join([str(binaries), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-        self.environment = {**os.environ, **environment, "PATH": path, "FORCE_COLOR": "0"}
+        # The tests run the template's validation; here it would cost seconds of every deployment.
+        self.environment = {**os.environ, **environment, "PATH": path, "FORCE_COLOR": "0", "CDK_VALIDATION": "false"}
         self._cdk = shutil.which("cdk", path=path)
         if self._cdk is None or shutil.which("node", path=path) is None:
             missing = "cdk" if self._cdk is None else "node"
@@ -51,21 +51,39 @@ class Cdk:
         """``cdk bootstrap``: the bucket and roles that a deployment needs. Raises DeployError."""
         self._run("bootstrap", f"aws://{account}/{region}")
 
-    def deploy(self) -> dict[str, str]:
-        """``cdk deploy --all``; returns the outputs of the one stack that has a key. Raises DeployError with the cause."""
+    def deploy(self, context: Mapping[str, str]) -> dict[str, str]:
+        """``cdk deploy --all`` with ``context`` for the app; returns the stacks' outputs. Raises DeployError with the cause."""
         outputs = self.work_dir / "outputs.json"
-        self._run("deploy", "--all", "--require-approval", "never", "--outputs-file", str(outputs), "--output", str(self.work_dir / "cdk.out"))
+        words = [word for key, value in context.items() for word in ("-c", f"{key}={value}")]
+        self._run(
+            "deploy",
+            "--all",
+            "--require-approval",
+            "never",
+            "--progress",
+            "events",
+            "--outputs-file",
+            str(outputs),
+            "--output",
+            str(self.work_dir / "cdk.out"),
+            *words,
+        )
         stacks: dict[str, dict[str, str]] = json.loads(outputs.read_text())
         return {name: value for stack in stacks.values() for name, value in stack.items()}
 
     def _run(self, *arguments: str) -> None:
         assert self._cdk is not None
-        context = [word for key, value in self.context.items() for word in ("-c", f"{key}={value}")]
-        command = [self._cdk, *arguments, "--ci", "--progress", "events", "--no-notices", *context]
+        command = [self._cdk, *arguments, "--ci", "--no-notices"]
         with self.log.open("ab") as log:
             # A session of its own: Ctrl-C reaches us alone, and we end the CLI with its children.
             process = subprocess.Popen(
-                command, cwd=self.app_dir, env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                cwd=self.app_dir,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
             try:
                 assert process.stdout is not None

@@ -34,7 +34,8 @@ def prepare(folder: Path, work: Path, kernel: KernelBlobs, cache: Path, report: 
     for copy in copies:
         shutil.copytree(folder, copy)
     built = [
-        build_image(copy, kernel=kernel, output=work / f"{manifest.name}-{number}.eif", cache=cache, progress=note) for number, copy in enumerate(copies)
+        build_image(copy, kernel=kernel, output=work / f"{manifest.name}-{number}.eif", cache=cache, progress=note)
+        for number, copy in enumerate(copies)
     ]
     _compare_builds(built, report)
     _compare_lock(folder, copies[0], built[0], report)
@@ -88,4 +89,10 @@ def _sha256(path: Path) -> str:
 def require_image(folder: Path) -> None:
     """Refuse a folder that holds no image. Raises UsageError."""
     if not (folder / "enclave.toml").is_file():
-        raise UsageError("no-image", f"{folder} is not an image folder", got="no enclave.toml", expected="a folder with enclave.toml", do="name one, e.g. enclave_images/hello")
+        raise UsageError(
+            "no-image",
+            f"{folder} is not an image folder",
+            got="no enclave.toml",
+            expected="a folder with enclave.toml",
+            do="name one, e.g. enclave_images/hello",
+        )

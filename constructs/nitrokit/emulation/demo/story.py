@@ -28,17 +28,17 @@ class Progress(Protocol):
 class Story:
     """One run of the demo on a started local AWS. ``report`` receives every expectation."""
 
-    def __init__(self, local: LocalAws, images: Images, app_dir: Path, work: Path, report: Report, progress: Progress) -> None:
+    def __init__(self, local: LocalAws, cdk: Cdk, images: Images, work: Path, report: Report, progress: Progress) -> None:
         self.local = local
         self.images = images
-        self.app_dir = app_dir
+        self.cdk = cdk
         self.work = work
         self.report = report
         self.progress = progress
 
     def tell(self) -> None:
         """Run every step. Raises only where a step could not be carried out at all; an unmet expectation goes into the report."""
-        with self.progress.step("deploy: cdk bootstrap, cdk deploy, host bootstrap through SSM"):
+        with self.progress.step("deploy: cdk deploy, the host's bootstrap through SSM"):
             if not self._deploy():
                 return
         with self.progress.step("proof: the enclave opens the data owner's secret, the parent cannot"):
@@ -60,10 +60,8 @@ class Story:
             "nitrokit:lambdaRuntime": self.local.lambda_runtime,
             "nitrokit:dataOwner": owner_arn,
         }
-        cdk = Cdk(self.app_dir, self.work, self.local.environment(), context, self.progress.note)
-        cdk.bootstrap(self.local.account, self.local.region)
         try:
-            outputs = cdk.deploy()
+            outputs = self.cdk.deploy(context)
         except DeployError as error:
             self.report.expect("platform team", "cdk deploy of app.py", expected="healthy", got="failed", detail=str(error))
             return False
@@ -79,7 +77,13 @@ class Story:
         self._attempt("enclave", "Decrypt with its attestation document; answers a challenge", expected="allowed")
         tried = self.parent.decrypt(self.ciphertext, self.local.region)
         got = "denied" if tried.exit_code and "AccessDenied" in tried.stderr else "allowed" if tried.exit_code == 0 else "failed"
-        self.report.expect("parent instance", "the same Decrypt with the instance's credentials", expected="denied", got=got, detail=tried.stderr.strip()[-300:])
+        self.report.expect(
+            "parent instance",
+            "the same Decrypt with the instance's credentials",
+            expected="denied",
+            got=got,
+            detail=tried.stderr.strip()[-300:],
+        )
 
     def _attempt(self, actor: str, what: str, *, expected: str) -> None:
         proof = Proof.attempt(self.owner, self.parent, self.ciphertext, self.local.region)
@@ -87,7 +91,13 @@ class Story:
 
     def _check_running(self) -> None:
         verdict = self.monitor.check()
-        self.report.expect("attestation Lambda", "fresh nonce, verify, appraise", expected="PASS", got=str(verdict.get("verdict")), detail=_differing(verdict))
+        self.report.expect(
+            "attestation Lambda",
+            "fresh nonce, verify, appraise",
+            expected="PASS",
+            got=str(verdict.get("verdict")),
+            detail=_differing(verdict),
+        )
 
     def _counter_proof(self) -> None:
         self._upload(self.images.tampered.eif)
@@ -95,7 +105,9 @@ class Story:
         moved = _moved(self.images.good.measurements, self.images.tampered.measurements)
         named = all(f"PCR{index}" in refused.stderr + refused.stdout for index in moved)
         got = "refused" if refused.exit_code and named else "accepted" if refused.exit_code == 0 else "failed"
-        self.report.expect("host agent", "compares the changed image with the lock", expected="refused", got=got, detail=_last_line(refused.stderr))
+        self.report.expect(
+            "host agent", "compares the changed image with the lock", expected="refused", got=got, detail=_last_line(refused.stderr)
+        )
         self._launch(self._host_path, debug=False)
         self._attempt("changed enclave", "Decrypt with its attestation document", expected="denied")
         verdict = self.monitor.check()
@@ -146,7 +158,9 @@ def _moved(locked: Measurements, other: Measurements) -> list[int]:
 
 
 def _differing(verdict: Mapping[str, Any]) -> str:
-    return "; ".join(f"PCR{one['pcr']} expected {str(one['expected'])[:12]}… got {str(one['got'])[:12]}…" for one in verdict.get("differences", []))
+    return "; ".join(
+        f"PCR{one['pcr']} expected {str(one['expected'])[:12]}… got {str(one['got'])[:12]}…" for one in verdict.get("differences", [])
+    )
 
 
 def _last_line(text: str) -> str:

@@ -38,7 +38,9 @@ class ControlServer:
 
     def __init__(self, path: Path, operations: dict[str, Operation]) -> None:
         self._operations = operations
-        self._listener = UnixListener(path, lambda connection: threading.Thread(target=self._serve, args=(connection,), daemon=True).start())
+        self._listener = UnixListener(
+            path, lambda connection: threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+        )
 
     def _serve(self, connection: socket.socket) -> None:
         with connection, suppress(OSError):

@@ -68,7 +68,15 @@ class Hypervisor:
     """One parent's hypervisor. All public methods raise NitroError."""
 
     def __init__(
-        self, folder: Path, *, instance_id: str, role_arn: str | None, pki: EmulatedPki, tls_authorities: str, runner: Runner, now: Callable[[], datetime]
+        self,
+        folder: Path,
+        *,
+        instance_id: str,
+        role_arn: str | None,
+        pki: EmulatedPki,
+        tls_authorities: str,
+        runner: Runner,
+        now: Callable[[], datetime],
     ) -> None:
         self._folder = folder
         self.vsock = folder / "vsock"
@@ -109,7 +117,9 @@ class Hypervisor:
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
-    def _launch(self, folder: Path, data_file: Any, cpu_count: int, memory_mib: int, cid: int | None, name: str, debug: bool) -> dict[str, Any]:
+    def _launch(
+        self, folder: Path, data_file: Any, cpu_count: int, memory_mib: int, cid: int | None, name: str, debug: bool
+    ) -> dict[str, Any]:
         copy = folder / "image.eif"
         with copy.open("wb") as target:
             shutil.copyfileobj(data_file, target)
@@ -120,7 +130,9 @@ class Hypervisor:
             heartbeat = self._heartbeat_listener()
             enclave_id = f"{self._instance_id}-enc{secrets.token_hex(8)}"
             measurements = eif.measure()
-            nsm = EmulatedNsm(module_id=enclave_id, measurements=measurements, role_arn=self._role_arn, debug=debug, pki=self._pki, now=self._now)
+            nsm = EmulatedNsm(
+                module_id=enclave_id, measurements=measurements, role_arn=self._role_arn, debug=debug, pki=self._pki, now=self._now
+            )
             service = GuestService(nsm, self._tls_authorities)
             launch = Launch(folder, copy, eif, enclave_id, cid, cpu_count, memory_mib, self._role_arn, self.vsock, service)
             try:
@@ -144,17 +156,24 @@ class Hypervisor:
     def _check(self, size: int, cpu_count: int, memory_mib: int) -> list[int]:
         needed = -(-size // MIB) * EIF_RATIO
         if memory_mib < max(needed, MIN_MEMORY_MIB):
-            raise NitroError("E26", f"At least {max(needed, MIN_MEMORY_MIB)} MB must be allocated (which is {EIF_RATIO} times the EIF file size)")
+            raise NitroError(
+                "E26", f"At least {max(needed, MIN_MEMORY_MIB)} MB must be allocated (which is {EIF_RATIO} times the EIF file size)"
+            )
         running = self._running()
         if len(running) >= MAX_ENCLAVES:
             raise NitroError("E39", f"at most {MAX_ENCLAVES} enclaves run on one parent")
         if not self._pool_cpus:
-            raise NitroError("E19", "File operation failure: /sys/module/nitro_enclaves/parameters/ne_cpus is empty: the allocator has not run")
+            raise NitroError(
+                "E19", "File operation failure: /sys/module/nitro_enclaves/parameters/ne_cpus is empty: the allocator has not run"
+            )
         free = [cpu for cpu in self._pool_cpus if all(cpu not in one.cpu_ids for one in running)]
         if cpu_count <= 0 or cpu_count % 2:
             raise NitroError("E20", f"Invalid CPU configuration: {cpu_count} is not a whole number of cores")
         if cpu_count > len(free):
-            raise NitroError("E22", f"Insufficient CPUs available in the pool. User provided `cpu-count` is {cpu_count}, which is more than the configured CPU pool size ({len(free)})")
+            raise NitroError(
+                "E22",
+                f"Insufficient CPUs available in the pool. User provided `cpu-count` is {cpu_count}, which is more than the configured CPU pool size ({len(free)})",
+            )
         free_memory = self._pool_memory_mib - sum(one.memory_mib for one in running)
         if memory_mib > free_memory:
             raise NitroError("E27", f"Insufficient memory available. Requested {memory_mib} MB, available {free_memory} MB")
@@ -208,7 +227,10 @@ class Hypervisor:
                     **one.describe(),
                     "State": "RUNNING",
                     "Flags": "DEBUG_MODE" if one.debug else "NONE",
-                    "Measurements": {"HashAlgorithm": HASH_ALGORITHM, **{f"PCR{index}": value.hex() for index, value in one.measurements.pcrs().items()}},
+                    "Measurements": {
+                        "HashAlgorithm": HASH_ALGORITHM,
+                        **{f"PCR{index}": value.hex() for index, value in one.measurements.pcrs().items()},
+                    },
                 }
                 for one in self._running()
             ]
@@ -216,7 +238,9 @@ class Hypervisor:
     def terminate(self, *, enclave_id: str | None = None, name: str | None = None, everything: bool = False) -> list[dict[str, Any]]:
         """End one enclave by id or name, or all."""
         with self._lock:
-            chosen = [one for one in self._running() if everything or one.enclave_id == enclave_id or (name is not None and one.name == name)]
+            chosen = [
+                one for one in self._running() if everything or one.enclave_id == enclave_id or (name is not None and one.name == name)
+            ]
             if not chosen and not everything:
                 raise NitroError("E11", "Socket error: no such enclave")
             for one in chosen:

@@ -12,14 +12,28 @@ from pathlib import Path
 
 import nitrokit
 from nitrokit.emulation.interfaces import EmulationError, InstanceDescription, ScriptResult
-from nitrokit.emulation.nitro.control import SOCKET_VARIABLE, ControlServer
+from nitrokit.emulation.nitro.control import SOCKET_VARIABLE, ControlServer, Operation
 from nitrokit.emulation.nitro.hypervisor import Hypervisor
 from nitrokit.emulation.nitro.pki import EmulatedPki
 from nitrokit.emulation.nitro.runners import Runner
 from nitrokit.emulation.nitro.services import Services
 
 _COMMANDS = ("nitro-cli", "systemctl", "dnf")
-_ETC = ("passwd", "group", "nsswitch.conf", "hosts", "resolv.conf", "ssl", "ca-certificates", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "localtime", "mime.types")
+_ETC = (
+    "passwd",
+    "group",
+    "nsswitch.conf",
+    "hosts",
+    "resolv.conf",
+    "ssl",
+    "ca-certificates",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "alternatives",
+    "localtime",
+    "mime.types",
+)
 _HARDWARE = "/run/nitrokit-hardware"
 
 
@@ -27,7 +41,14 @@ class EmulatedInstance:
     """One parent. Its files lie in ``folder``; everything ends with ``close``."""
 
     def __init__(
-        self, description: InstanceDescription, folder: Path, *, pki: EmulatedPki, tls_authorities: str, runner: Runner, now: Callable[[], datetime]
+        self,
+        description: InstanceDescription,
+        folder: Path,
+        *,
+        pki: EmulatedPki,
+        tls_authorities: str,
+        runner: Runner,
+        now: Callable[[], datetime],
     ) -> None:
         self._description = description
         self._folder = folder
@@ -38,27 +59,42 @@ class EmulatedInstance:
         for part in ("hw", "opt", "var/lib", "var/log", "tmp", "etc/nitro_enclaves", "etc/nitrokit", "etc/systemd/system", "bin"):
             (folder / part).mkdir(parents=True, exist_ok=True)
         self.hypervisor = Hypervisor(
-            folder / "hw", instance_id=description.instance_id, role_arn=description.role_arn, pki=pki, tls_authorities=tls_authorities, runner=runner, now=now
+            folder / "hw",
+            instance_id=description.instance_id,
+            role_arn=description.role_arn,
+            pki=pki,
+            tls_authorities=tls_authorities,
+            runner=runner,
+            now=now,
         )
         self._services = Services(folder / "etc", self.hypervisor, description.routes)
         self._control = ControlServer(folder / "hw" / "control", self._operations())
         self._write_commands()
 
-    def _operations(self):  # type: ignore[no-untyped-def]
+    def _operations(self) -> dict[str, Operation]:
         hypervisor, services = self.hypervisor, self._services
         if not self._description.enclave_enabled:
             from nitrokit.emulation.nitro.hypervisor import NitroError
 
             def refuse(*_: object) -> None:
-                raise NitroError("E19", "File operation failure: /dev/nitro_enclaves: no such file (the instance was launched without EnclaveOptions)")
+                raise NitroError(
+                    "E19", "File operation failure: /dev/nitro_enclaves: no such file (the instance was launched without EnclaveOptions)"
+                )
 
-            return {"run-enclave": refuse, "describe-enclaves": lambda request, file: [], "systemctl": refuse, "dnf": lambda request, file: services.dnf(request["arguments"])}
+            return {
+                "run-enclave": refuse,
+                "describe-enclaves": lambda request, file: [],
+                "systemctl": refuse,
+                "dnf": lambda request, file: services.dnf(request["arguments"]),
+            }
         return {
             "run-enclave": lambda request, descriptor: hypervisor.run(
                 os.fdopen(os.dup(descriptor), "rb"), **{key: request[key] for key in ("cpu_count", "memory_mib", "cid", "name", "debug")}
             ),
             "describe-enclaves": lambda request, _: hypervisor.describe(metadata=bool(request.get("metadata"))),
-            "terminate-enclave": lambda request, _: hypervisor.terminate(enclave_id=request["enclave_id"], name=request["name"], everything=request["all"]),
+            "terminate-enclave": lambda request, _: hypervisor.terminate(
+                enclave_id=request["enclave_id"], name=request["name"], everything=request["all"]
+            ),
             "console": lambda request, _: hypervisor.console(request["enclave_id"]),
             "systemctl": lambda request, _: services.systemctl(request["arguments"]),
             "dnf": lambda request, _: services.dnf(request["arguments"]),
@@ -82,14 +118,21 @@ class EmulatedInstance:
         path.write_text(script)
         command = [*self._sandbox(), "/bin/sh", "/tmp/ssm-script.sh"]
         process = subprocess.Popen(
-            command, env=self._environment(environment), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+            command,
+            env=self._environment(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
         )
         try:
             stdout, stderr = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
             process.kill()  # bwrap is the parent of a pid namespace: all in it die with it
             stdout, stderr = process.communicate()
-            return ScriptResult(124, stdout.decode(errors="replace"), stderr.decode(errors="replace") + f"\ntimed out after {timeout:.0f} s")
+            return ScriptResult(
+                124, stdout.decode(errors="replace"), stderr.decode(errors="replace") + f"\ntimed out after {timeout:.0f} s"
+            )
         return ScriptResult(process.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
 
     def _environment(self, environment: Mapping[str, str]) -> dict[str, str]:
@@ -108,8 +151,39 @@ class EmulatedInstance:
 
     def _sandbox(self) -> list[str]:
         folder = self._folder
-        command = [self._bwrap, "--die-with-parent", "--unshare-user", "--unshare-pid", "--unshare-uts", "--unshare-ipc", "--uid", "0", "--gid", "0", "--hostname", self._description.instance_id]
-        command += ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/run", "--tmpfs", "/sys", "--tmpfs", "/var", "--tmpfs", "/etc", "--tmpfs", "/root"]
+        command = [
+            self._bwrap,
+            "--die-with-parent",
+            "--unshare-user",
+            "--unshare-pid",
+            "--unshare-uts",
+            "--unshare-ipc",
+            "--uid",
+            "0",
+            "--gid",
+            "0",
+            "--hostname",
+            self._description.instance_id,
+        ]
+        command += [
+            "--ro-bind",
+            "/",
+            "/",
+            "--dev",
+            "/dev",
+            "--proc",
+            "/proc",
+            "--tmpfs",
+            "/run",
+            "--tmpfs",
+            "/sys",
+            "--tmpfs",
+            "/var",
+            "--tmpfs",
+            "/etc",
+            "--tmpfs",
+            "/root",
+        ]
         for name in _ETC:
             if (Path("/etc") / name).exists():
                 command += ["--ro-bind", f"/etc/{name}", f"/etc/{name}"]
@@ -119,7 +193,14 @@ class EmulatedInstance:
         }  # fmt: skip
         for inside, outside in binds.items():
             command += ["--bind", str(folder / inside), outside]
-        command += ["--ro-bind", str(folder / "bin"), f"{_HARDWARE}/bin", "--ro-bind", str(folder / "hw" / "parameters"), "/sys/module/nitro_enclaves/parameters"]
+        command += [
+            "--ro-bind",
+            str(folder / "bin"),
+            f"{_HARDWARE}/bin",
+            "--ro-bind",
+            str(folder / "hw" / "parameters"),
+            "/sys/module/nitro_enclaves/parameters",
+        ]
         # The programs behind the work-alikes, wherever they are installed; a folder hidden by the binds above shows again.
         for path in sorted({sys.prefix, sys.base_prefix, sys.exec_prefix, str(Path(nitrokit.__file__).parents[1])}):
             if path not in ("/", "/usr"):

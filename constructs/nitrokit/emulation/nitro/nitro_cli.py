@@ -47,7 +47,16 @@ def _parser() -> _Parser:
     run.add_argument("--debug-mode", action="store_true")
     run.add_argument("--attach-console", action="store_true")
     build = commands.add_parser("build-enclave")
-    for flag in ("--docker-uri", "--docker-dir", "--output-file", "--signing-certificate", "--private-key", "--name", "--version", "--metadata"):
+    for flag in (
+        "--docker-uri",
+        "--docker-dir",
+        "--output-file",
+        "--signing-certificate",
+        "--private-key",
+        "--name",
+        "--version",
+        "--metadata",
+    ):
         build.add_argument(flag)
     commands.add_parser("describe-enclaves").add_argument("--metadata", action="store_true")
     commands.add_parser("describe-eif").add_argument("--eif-path", required=True)
@@ -84,7 +93,10 @@ def _run(options: argparse.Namespace) -> Any:
     print("Start allocating memory...", file=sys.stderr)
     with _open(path) as file:
         result = call(request, file.fileno())
-    print(f"Started enclave with enclave-cid: {result['EnclaveCID']}, memory: {result['MemoryMiB']} MiB, cpu-ids: {result['CPUIDs']}", file=sys.stderr)
+    print(
+        f"Started enclave with enclave-cid: {result['EnclaveCID']}, memory: {result['MemoryMiB']} MiB, cpu-ids: {result['CPUIDs']}",
+        file=sys.stderr,
+    )
     return result
 
 
@@ -117,7 +129,10 @@ def _open(path: Path) -> Any:
 def _build(options: argparse.Namespace) -> Any:
     if not options.docker_uri or not options.output_file:
         raise NitroError("E01", "Missing mandatory argument: --docker-uri and --output-file")
-    raise NitroError("E48", "EIF building error: there is no Docker engine under this emulation; build with `nitrokit build`, which gives the same measurements everywhere")
+    raise NitroError(
+        "E48",
+        "EIF building error: there is no Docker engine under this emulation; build with `nitrokit build`, which gives the same measurements everywhere",
+    )
 
 
 def _describe_eif(options: argparse.Namespace) -> Any:

@@ -24,7 +24,16 @@ _MAX_FIELD = {"user_data": 512, "nonce": 512, "public_key": 1024}
 class EmulatedNsm:
     """One enclave's NSM. In debug mode PCR0, 1, 2 and 8 are zero, PCR3 and PCR4 stay (as on real hardware)."""
 
-    def __init__(self, *, module_id: str, measurements: Measurements, role_arn: str | None, debug: bool, pki: EmulatedPki, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        *,
+        module_id: str,
+        measurements: Measurements,
+        role_arn: str | None,
+        debug: bool,
+        pki: EmulatedPki,
+        now: Callable[[], datetime],
+    ) -> None:
         self.module_id = module_id
         self._pki = pki
         self._now = now
@@ -92,7 +101,12 @@ class EmulatedNsm:
         measured = {**self._measured, 3: self._pcrs[3], 4: self._pcrs[4]}
         differing = [index for index, value in measured.items() if document.pcrs.get(index) != value]
         if document.module_id != self.module_id or differing:
-            raise NsmError("countersign", "the device claims another enclave than was launched", got=f"{document.module_id}, PCRs {differing} differ", expected=self.module_id)
+            raise NsmError(
+                "countersign",
+                "the device claims another enclave than was launched",
+                got=f"{document.module_id}, PCRs {differing} differ",
+                expected=self.module_id,
+            )
         pcrs = {index: self._pcrs[index] if index in (0, 1, 2, 8) else value for index, value in document.pcrs.items()}
         fields = {"user_data": document.user_data, "nonce": document.nonce, "public_key": document.public_key}
         with self._lock:

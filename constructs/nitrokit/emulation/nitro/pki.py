@@ -16,7 +16,12 @@ from cryptography.x509.oid import NameOID
 from nitrokit.core.attestation import TrustAnchor
 
 # Lifetimes as observed on AWS's chains: root 30 years, regional 20 days + 1 h, zonal about 5.75 days, instance 1 day, leaf 3 h + 3 s.
-_ROOT, _REGIONAL, _ZONAL, _INSTANCE = timedelta(days=365.25 * 30), timedelta(days=20, hours=1), timedelta(days=5, hours=18), timedelta(days=1)
+_ROOT, _REGIONAL, _ZONAL, _INSTANCE = (
+    timedelta(days=365.25 * 30),
+    timedelta(days=20, hours=1),
+    timedelta(days=5, hours=18),
+    timedelta(days=1),
+)
 _LEAF = timedelta(hours=3, seconds=3)
 _BACKDATED = timedelta(seconds=3)
 
@@ -51,7 +56,9 @@ class EmulatedPki:
     def leaf(self, module_id: str) -> tuple[Authority, list[bytes]]:
         """A leaf for an enclave, and the bundle of its issuers, root first."""
         instance_id = module_id.split("-enc")[0]
-        instance = self._instances.setdefault(instance_id, self._issue(self._zonal, f"{instance_id}.{self._region}.emulated.nitro-enclaves", _INSTANCE, 0))
+        instance = self._instances.setdefault(
+            instance_id, self._issue(self._zonal, f"{instance_id}.{self._region}.emulated.nitro-enclaves", _INSTANCE, 0)
+        )
         leaf = self._issue(instance, f"{module_id}.{self._region}.emulated", _LEAF, None)
         return leaf, [one.der for one in (self._root, self._regional, self._zonal, instance)]
 

@@ -7,7 +7,7 @@ import shutil
 import signal
 import stat
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,10 @@ class Launch:
     service: GuestService
 
 
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
 class Machine(Protocol):
     """A running enclave."""
 
@@ -63,7 +67,8 @@ def choose_runner(environment: Mapping[str, str], preference: str) -> Runner:
     qemu = find_qemu(environment)
     if preference == "qemu" and qemu is None:
         raise EmulationError(
-            "no-qemu", "no QEMU with the nitro-enclave machine", got=environment.get("NITROKIT_QEMU", "nothing named, none on PATH"), expected="qemu-system-x86_64 9.2 or newer with CONFIG_NITRO_ENCLAVE",
+            "no-qemu", "no QEMU with the nitro-enclave machine", got=environment.get("NITROKIT_QEMU", "nothing named, none on PATH"),
+            expected="qemu-system-x86_64 9.2 or newer with CONFIG_NITRO_ENCLAVE",
             do="set NITROKIT_QEMU, or use --runner process",
         )  # fmt: skip
     if qemu is not None and preference != "process":
@@ -104,13 +109,26 @@ class ProcessRunner:
 class ProcessMachine:
     """A child process with its console file; ends with us."""
 
-    def __init__(self, command: list[str], console: Path, listeners: list[UnixListener], listening: Path | None = None, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        console: Path,
+        listeners: Sequence[Closable],
+        listening: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.console = console
         self._listeners = listeners
         self._listening = listening
         with console.open("wb") as output:
             self._process = _LAUNCHER.submit(
-                subprocess.Popen, command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=environment
+                subprocess.Popen,
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=environment,
             ).result()
 
     def alive(self) -> bool:

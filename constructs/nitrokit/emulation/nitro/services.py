@@ -90,7 +90,10 @@ class Services:
         route = self._routes.get(f"{host}:{remote_port}")
         if route is None:
             raise NitroError("E00", f"vsock-proxy: {host}:{remote_port} cannot be resolved: the emulated AWS does not have it")
-        return UnixListener(self._hypervisor.vsock / "3" / str(port), lambda connection: threading.Thread(target=_forward, args=(connection, route), daemon=True).start())
+        return UnixListener(
+            self._hypervisor.vsock / "3" / str(port),
+            lambda connection: threading.Thread(target=_forward, args=(connection, route), daemon=True).start(),
+        )
 
     def close(self) -> None:
         for proxy in self._proxies.values():

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from typing import Any
 
 _REAL = socket.socket
 _FOLDER = os.environ.get("NITROKIT_VSOCK_DIR", "")
@@ -11,17 +12,19 @@ _PARENT = 3
 class _VsockSocket(_REAL):
     """A socket whose AF_VSOCK addresses are files."""
 
-    def __init__(self, family=-1, type=-1, proto=-1, fileno=None):
+    def __init__(self, family: int = -1, type: int = -1, proto: int = -1, fileno: Any = None) -> None:
         self._vsock = family == socket.AF_VSOCK and fileno is None
         super().__init__(socket.AF_UNIX if self._vsock else family, type, proto, fileno)
 
-    def connect(self, address):
+    def connect(self, address: Any) -> None:
         if not self._vsock:
-            return super().connect(address)
+            super().connect(address)
+            return
         cid, port = address
         direct = f"{_FOLDER}/{cid}/{port}"
         if os.path.exists(direct):
-            return super().connect(direct)
+            super().connect(direct)
+            return
         super().connect(f"{_FOLDER}/{cid}.sock")
         self.sendall(b"CONNECT %d\n" % port)
         answer = b""
@@ -32,11 +35,10 @@ class _VsockSocket(_REAL):
             answer += byte
         if not answer.startswith(b"OK "):
             raise ConnectionResetError("vsock: refused")
-        return None
 
-    def bind(self, address):
-        return super().bind(f"{_FOLDER}/{_PARENT}/{address[1]}" if self._vsock else address)
+    def bind(self, address: Any) -> None:
+        super().bind(f"{_FOLDER}/{_PARENT}/{address[1]}" if self._vsock else address)
 
 
 if _FOLDER:
-    socket.socket = _VsockSocket
+    socket.socket = _VsockSocket  # type: ignore[misc]
