@@ -20,8 +20,7 @@ def measure(
     """Print an EIF's measurements and header facts, as `nitro-cli describe-eif` does (always JSON)."""
     from nitrokit.core.eif import read_eif
 
-    with open_bytes(eif) as data:
-        print(json.dumps(read_eif(data).describe(), indent=2))
+    print(json.dumps(read_eif(open_bytes(eif)).describe(), indent=2))
 
 
 def open_bytes(path: Path) -> mmap.mmap:

@@ -25,9 +25,8 @@ _MAX_DEPTH = 12
 _DATA = bytes.fromhex("06092a864886f70d010701")
 _ENVELOPED_DATA = bytes.fromhex("06092a864886f70d010703")
 _AES_256_CBC = bytes.fromhex("060960864801650304012a")
-_OAEP_SHA256 = bytes.fromhex(  # rsaesOaep with [0] sha256, [1] mgf1 with sha256 (RFC 4055)
-    "303c06092a864886f70d010107302fa00f300d06096086480165030402010500a11c301a06092a864886f70d010108300d06096086480165030402010500"
-)
+_SHA256_NULL, _SHA256_ABSENT = bytes.fromhex("300d06096086480165030402010500"), bytes.fromhex("300b0609608648016503040201")
+_RSAES_OAEP, _MGF1 = bytes.fromhex("06092a864886f70d010107"), bytes.fromhex("06092a864886f70d010108")
 _OAEP = OAEP(mgf=MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
 
 
@@ -76,10 +75,21 @@ def seal_enveloped_data(plaintext: bytes, public_key: RSAPublicKey, *, random: C
     content = encryptor.update(padder.update(plaintext) + padder.finalize()) + encryptor.finalize()
     spki = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     version = b"\x02\x01\x02"
-    recipient = _tlv(0x30, version + _tlv(0x80, hashlib.sha256(spki).digest()) + _OAEP_SHA256 + _tlv(0x04, public_key.encrypt(key, _OAEP)))
+    recipient = _tlv(
+        0x30,
+        version
+        + _tlv(0x80, hashlib.sha256(spki).digest())
+        + _oaep(_SHA256_NULL, _SHA256_NULL)
+        + _tlv(0x04, public_key.encrypt(key, _OAEP)),
+    )
     algorithm = _tlv(0x30, _AES_256_CBC + _tlv(0x04, iv))
     encrypted = _indefinite(0x30, _DATA + algorithm + _indefinite(0xA0, _tlv(0x04, content)))
     return _indefinite(0x30, _ENVELOPED_DATA + _indefinite(0xA0, _indefinite(0x30, version + _tlv(0x31, recipient) + encrypted)))
+
+
+def _oaep(digest: bytes, mask_digest: bytes) -> bytes:
+    """The algorithm rsaesOaep with [0] the digest and [1] MGF1 with its digest (RFC 4055 section 4.1)."""
+    return _tlv(0x30, _RSAES_OAEP + _tlv(0x30, _tlv(0xA0, digest) + _tlv(0xA1, _tlv(0x30, _MGF1 + mask_digest))))
 
 
 def _parse(message: bytes) -> tuple[bytes, bytes, bytes]:
@@ -104,12 +114,18 @@ def _parse(message: bytes) -> tuple[bytes, bytes, bytes]:
         raise _malformed("an element of another type")
     if [version.content, recipient_version.content] != [b"\x02", b"\x02"]:
         raise _malformed("another version")
-    if (kind.raw, content_type.raw, cipher.raw) != (_ENVELOPED_DATA, _DATA, _AES_256_CBC) or _definite(key_algorithm) != _OAEP_SHA256:
+    if (kind.raw, content_type.raw, cipher.raw) != (_ENVELOPED_DATA, _DATA, _AES_256_CBC) or not _is_oaep_sha256(key_algorithm):
         raise _malformed("another algorithm or content type")
     data = content.octets()
     if len(iv.content) != 16 or not data or len(data) % 16:
         raise _malformed("IV or content of a wrong size")
     return key.content, iv.content, data
+
+
+def _is_oaep_sha256(algorithm: _Node) -> bool:
+    """SHA-256's parameters are NULL or absent: both forms must be accepted (RFC 4055 section 2.1)."""
+    forms = (_SHA256_NULL, _SHA256_ABSENT)
+    return _definite(algorithm) in {_oaep(one, other) for one in forms for other in forms}
 
 
 def _malformed(got: str) -> CmsError:

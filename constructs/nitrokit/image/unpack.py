@@ -41,6 +41,10 @@ def _ar(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
             size = int(header[48:58])
         except ValueError as error:
             raise ImageError("deb", f"{name} is damaged", got=repr(header[48:58])) from error
+        if at + 60 + size > len(data):
+            raise ImageError(
+                "deb", f"{name} ends in the middle of a member", got=f"{len(data)} bytes", expected=f"at least {at + 60 + size}"
+            )
         yield header[:16].decode(errors="replace").strip().rstrip("/"), data[at + 60 : at + 60 + size]
         at += 60 + size + size % 2
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
 
 from nitrokit.core.attestation.roots import TrustAnchor
@@ -64,7 +65,7 @@ def validate_path(certificate: bytes, cabundle: tuple[bytes, ...], trust_anchor:
 def _load(der: bytes, number: int) -> x509.Certificate:
     try:
         return x509.load_der_x509_certificate(der)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise VerificationError("certificate", f"certificate {number} is malformed", got=str(error)[:120]) from error
 
 
@@ -79,6 +80,20 @@ def _key(certificate: x509.Certificate, number: int) -> ec.EllipticCurvePublicKe
 
 
 def _check_link(issuer: x509.Certificate, certificate: x509.Certificate, number: int) -> None:
+    # The signature first: nothing of a certificate is looked into before somebody trusted has signed it.
+    if certificate.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA384:
+        raise VerificationError(
+            "algorithm",
+            f"certificate {number} is signed by another algorithm",
+            got=certificate.signature_algorithm_oid.dotted_string,
+            expected="ecdsa-with-SHA384",
+        )
+    try:
+        _key(issuer, number - 1).verify(certificate.signature, certificate.tbs_certificate_bytes, ec.ECDSA(SHA384()))
+    except InvalidSignature as error:
+        raise VerificationError(
+            "certificate-signature", f"the signature on certificate {number} does not hold", do="treat the document as forged"
+        ) from error
     try:
         names_agree = certificate.issuer == issuer.subject
     except ValueError as error:
@@ -90,21 +105,6 @@ def _check_link(issuer: x509.Certificate, certificate: x509.Certificate, number:
             got=certificate.issuer.rfc4514_string()[:160],
             expected=issuer.subject.rfc4514_string()[:160],
         )
-    if certificate.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA384:
-        raise VerificationError(
-            "algorithm",
-            f"certificate {number} is signed by another algorithm",
-            got=certificate.signature_algorithm_oid.dotted_string,
-            expected="ecdsa-with-SHA384",
-        )
-    try:
-        hash_algorithm = certificate.signature_hash_algorithm
-        assert hash_algorithm is not None
-        _key(issuer, number - 1).verify(certificate.signature, certificate.tbs_certificate_bytes, ec.ECDSA(hash_algorithm))
-    except InvalidSignature as error:
-        raise VerificationError(
-            "certificate-signature", f"the signature on certificate {number} does not hold", do="treat the document as forged"
-        ) from error
 
 
 def _check_validity(certificate: x509.Certificate, number: int, time: datetime) -> None:

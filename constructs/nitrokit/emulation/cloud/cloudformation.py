@@ -68,9 +68,13 @@ def _change_set(backend: Any, name: str, stack_name: str | None = None) -> Any:
 
 def _known_change_set(original: Callable[..., Any]) -> Callable[..., Any]:
     def describe_change_set(backend: Any, change_set_name: str, *arguments: Any, **named: Any) -> Any:
+        from moto.cloudformation.exceptions import ValidationError
         from moto.core.exceptions import ServiceException
 
-        found = original(backend, change_set_name, *arguments, **named)
+        try:
+            found = original(backend, change_set_name, *arguments, **named)
+        except ValidationError:
+            found = None
         if found is None:
 
             class ChangeSetNotFound(ServiceException):

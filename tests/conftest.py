@@ -1,0 +1,65 @@
+"""What several rooms' tests need: vectors, a small EIF, an emulated PKI."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+VECTORS = Path(__file__).parent / "vectors"
+# The same examples on every machine: a failure in CI is a failure here.
+settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.load_profile("fixed")
+
+
+@pytest.fixture(scope="session")
+def vectors() -> Path:
+    return VECTORS
+
+
+@pytest.fixture(scope="session")
+def pki():
+    from nitrokit.emulation.nitro.pki import EmulatedPki
+
+    return EmulatedPki(lambda: datetime.now(UTC))
+
+
+@pytest.fixture(scope="session")
+def measurements():
+    from nitrokit.core.measurements import Measurements, digest
+
+    return Measurements(digest([b"kernel", b"cmdline", b"init", b"app"]), digest([b"kernel", b"cmdline", b"init"]), digest([b"app"]))
+
+
+@pytest.fixture
+def small_eif() -> bytes:
+    from nitrokit.core.eif import write_eif
+
+    return b"".join(
+        bytes(chunk)
+        for chunk in write_eif(
+            kernel=b"kernel",
+            cmdline="cmdline",
+            ramdisks=[b"init", b"app"],
+            metadata={"ImageName": "small", "BuildMetadata": {"BuildTool": "t"}},
+        )
+    )
+
+
+@pytest.fixture
+def make_nsm(pki, measurements):
+    """An emulated NSM of one enclave; keywords override."""
+    from nitrokit.emulation.nitro.nsm import EmulatedNsm
+
+    def make(**changes):
+        arguments = {
+            "module_id": "i-0123456789abcdef0-enc0123456789abcde",
+            "measurements": measurements,
+            "role_arn": "arn:aws:iam::123456789012:role/host",
+            "debug": False,
+            "pki": pki,
+            "now": lambda: datetime.now(UTC),
+        }
+        return EmulatedNsm(**{**arguments, **changes})
+
+    return make

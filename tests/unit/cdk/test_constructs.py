@@ -1,0 +1,221 @@
+"""The reference stack and a stranger's: what the templates mean, cfn-lint, cdk-nag, drift refused at synthesis."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import aws_cdk as cdk
+import pytest
+from aws_cdk import assertions
+from aws_cdk import aws_ec2 as ec2
+
+from nitrokit.cdk.attestation_monitor import AttestationMonitor
+from nitrokit.cdk.bundling import CLOSURE, bundle, lambda_folder
+from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
+from nitrokit.cdk.enclave_host import EnclaveHost
+from nitrokit.cdk.enclave_image import EnclaveImage, ImageDriftError, memory_for
+from nitrokit.cdk.enclave_key import EnclaveKey
+from nitrokit.core.attestation import TrustAnchor
+from nitrokit.core.key_policy import AccessRequest, evaluate
+
+ROOT = Path(__file__).parents[3]
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+class Everything(cdk.Stack):
+    """Every construct, as somebody else would use them."""
+
+    def __init__(self, scope, id, eif, measurements, **options):
+        super().__init__(scope, id)
+        self.image = EnclaveImage.from_eif(self, "Image", eif, name="small", measurements=measurements)
+        self.host = EnclaveHost(self, "Host")
+        self.key = EnclaveKey(
+            self, "Key", images=[self.image], host_role=self.host.role, data_owners=["arn:aws:iam::999999999999:role/owner"], **options
+        )
+        self.bootstrap = EnclaveBootstrap(self, "Bootstrap", host=self.host, image=self.image)
+        self.monitor = AttestationMonitor(self, "Monitor", bootstrap=self.bootstrap)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory, measurements):
+    from nitrokit.core.eif import write_eif
+
+    eif = tmp_path_factory.mktemp("eif") / "small.eif"
+    eif.write_bytes(b"".join(bytes(one) for one in write_eif(kernel=b"kernel", cmdline="cmdline", ramdisks=[b"init", b"app"], metadata={})))
+    app = cdk.App(context={"@aws-cdk/aws-ec2:uniqueImdsv2TemplateName": True}, outdir=str(tmp_path_factory.mktemp("out")))
+    return Everything(app, "Everything", eif, measurements)
+
+
+@pytest.fixture(scope="module")
+def template(stack):
+    return assertions.Template.from_stack(stack)
+
+
+def test_the_host_has_enclaves_imdsv2_encryption_and_no_way_in(template):
+    template.has_resource_properties("AWS::EC2::Instance", {"EnclaveOptions": {"Enabled": True}})
+    template.has_resource_properties("AWS::EC2::LaunchTemplate", {"LaunchTemplateData": {"MetadataOptions": {"HttpTokens": "required"}}})
+    instance = next(iter(template.find_resources("AWS::EC2::Instance").values()))["Properties"]
+    assert all(one["Ebs"]["Encrypted"] for one in instance["BlockDeviceMappings"])
+    assert "KeyName" not in instance
+    assert not template.find_resources("AWS::EC2::InternetGateway")
+    assert not template.find_resources("AWS::EC2::NatGateway")
+    groups = template.find_resources("AWS::EC2::SecurityGroup")
+    assert not [one for one in groups.values() if one["Properties"].get("SecurityGroupIngress")]
+    for one in template.find_resources("AWS::EC2::SecurityGroupIngress").values():
+        assert (one["Properties"]["FromPort"], "SourceSecurityGroupId" in one["Properties"]) == (443, True)
+
+
+def test_the_keys_policy_opens_for_the_locked_image_alone(template, measurements):
+    key = next(iter(template.find_resources("AWS::KMS::Key").values()))
+    assert (key["DeletionPolicy"], key["Properties"]["BypassPolicyLockoutSafetyCheck"], key["Properties"]["EnableKeyRotation"]) == (
+        "Retain",
+        True,
+        True,
+    )
+    text = json.dumps(key["Properties"]["KeyPolicy"])
+    role = key["Properties"]["KeyPolicy"]["Statement"][0]["Principal"]["AWS"]
+    policy = json.loads(
+        text.replace(json.dumps(role), '"arn:aws:iam::1:role/host"').replace(
+            '{"Fn::Join": ["", ["arn:", {"Ref": "AWS::Partition"}, ":iam::", {"Ref": "AWS::AccountId"}, ":root"]]}', '"arn:aws:iam::1:root"'
+        )
+    )
+    context = {f"kms:RecipientAttestation:PCR{index}": value.hex() for index, value in measurements.pcrs().items()}
+    context["kms:RecipientAttestation:ImageSha384"] = measurements.pcr0.hex()
+    assert evaluate(policy, AccessRequest("kms:Decrypt", "arn:aws:iam::1:role/host", "1", context=context)).allowed
+    assert not evaluate(policy, AccessRequest("kms:Decrypt", "arn:aws:iam::1:role/host", "1")).allowed
+    assert "kms:*" not in text
+
+
+def test_the_host_role_has_no_kms_permission_of_its_own(template):
+    """The key policy alone grants: an identity policy could not open anything, and none pretends to."""
+    for one in template.find_resources("AWS::IAM::Policy").values():
+        assert "kms:" not in json.dumps(one["Properties"]["PolicyDocument"])
+
+
+def test_the_association_waits_and_carries_the_lock(template, measurements):
+    association = next(iter(template.find_resources("AWS::SSM::Association").values()))
+    assert association["Properties"]["WaitForSuccessTimeoutSeconds"] == 900
+    assert measurements.pcr0.hex() in json.dumps(association["Properties"]["Parameters"])
+    assert association["DependsOn"]
+
+
+def test_the_monitor_may_ask_its_host_alone(template):
+    documents = json.dumps([one["Properties"] for one in template.find_resources("AWS::IAM::Policy").values()])
+    assert "ssm:SendCommand" in documents
+    function = next(one for one in template.find_resources("AWS::Lambda::Function").values() if "MEASUREMENTS" in json.dumps(one))
+    assert "TRUST_ANCHOR" not in function["Properties"]["Environment"]["Variables"]
+
+
+def test_another_trust_anchor_is_told(stack, measurements, tmp_path):
+    app = cdk.App(outdir=str(tmp_path))
+    other = Everything(app, "Other", stack.image.eif, measurements)
+    AttestationMonitor(other, "Foreign", bootstrap=other.bootstrap, trust_anchor=TrustAnchor("mine", b"x"))
+    warnings = assertions.Annotations.from_stack(other).find_warning("*", assertions.Match.any_value())
+    assert any("@nitrokit/cdk:foreignTrustAnchor" in json.dumps(one.entry.data) for one in warnings)
+
+
+def test_an_eif_that_is_not_the_given_one_is_refused(stack, measurements):
+    from nitrokit.core.measurements import Measurements
+
+    with pytest.raises(ImageDriftError) as caught:
+        EnclaveImage.from_eif(
+            cdk.Stack(), "X", stack.image.eif, name="x", measurements=Measurements(measurements.pcr0, measurements.pcr0, measurements.pcr2)
+        )
+    assert "PCR1" in str(caught.value)
+
+
+def test_an_unsupported_instance_type_is_an_error(tmp_path):
+    stack = cdk.Stack(cdk.App(outdir=str(tmp_path)), "S")
+    EnclaveHost(stack, "Host", instance_type=ec2.InstanceType("t3.large"))
+    errors = assertions.Annotations.from_stack(stack).find_error("*", assertions.Match.any_value())
+    assert any("t3.large" in json.dumps(one.entry.data) for one in errors)
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted", "expected"), [(1, None, 64), (54 << 20, None, 216), ((54 << 20) + 1, None, 220), (1 << 20, 65, 66)]
+)
+def test_memory_is_four_times_the_eif_in_whole_pages(size, wanted, expected):
+    assert memory_for(size, wanted) == expected
+
+
+def test_too_little_memory_is_refused():
+    with pytest.raises(ImageDriftError):
+        memory_for(100 << 20, 399)
+
+
+def test_the_lambdas_closure_is_what_its_handler_imports():
+    code = "import sys, nitrokit.handlers.check_enclave; print(*sorted(name for name in sys.modules if name.split('.')[0] == 'nitrokit'))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    files = {
+        (name.removesuffix(".py").removesuffix("/__init__") if name != "__init__.py" else "").replace("/", ".") for name in CLOSURE
+    } - {"_version"}
+    assert {name.removeprefix("nitrokit").removeprefix(".") for name in loaded} == files
+
+
+def test_the_lambdas_asset_runs_by_itself_and_is_small():
+    folder = bundle("check_enclave", python=PYTHON, architecture="x86_64")
+    code = "import sys; sys.path[:0] = [sys.argv[1]]; import nitrokit, cbor2; print(nitrokit.__file__); import nitrokit.core.attestation"
+    done = subprocess.run([sys.executable, "-S", "-c", code, str(folder)], capture_output=True, text=True, check=True, cwd="/")
+    assert done.stdout.startswith(str(folder))
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 60 << 20
+    assert (lambda_folder("check_enclave") / "index.py").read_text().count("\n") < 15
+
+
+@pytest.mark.parametrize("architecture", ["arm64"])
+def test_arm64_assets_are_made_here_too(architecture):
+    assert list(bundle("check_enclave", python="3.13", architecture=architecture).rglob("*aarch64*.so"))
+
+
+def test_cfn_lint_finds_nothing(stack, template, tmp_path):
+    path = tmp_path / "template.json"
+    path.write_text(json.dumps(template.to_json()))
+    done = subprocess.run(
+        [Path(sys.executable).with_name("cfn-lint"), "--regions", "us-east-1", "--ignore-checks", "W", "--", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+_ACKNOWLEDGED = {
+    "AwsSolutions-IAM4": "AmazonSSMManagedInstanceCore is what the SSM Agent needs; AWS keeps it right",
+    "AwsSolutions-IAM5": "ssm:GetCommandInvocation takes no resource; S3 reads are of the bootstrap bucket's objects",
+    "AwsSolutions-VPC7": "flow logs are the network owner's choice",
+    "AwsSolutions-EC29": "an enclave host holds no state: losing it loses nothing",
+    "AwsSolutions-EC23": "cannot be evaluated: the CIDR is a token; ingress is from a security group",
+    "AwsSolutions-L1": "the runtime is the user's choice",
+}
+
+
+def test_cdk_nag_is_clean_but_for_what_is_acknowledged_with_a_reason(stack, measurements, tmp_path):
+    from cdk_nag import AwsSolutionsChecks
+
+    app = cdk.App(outdir=str(tmp_path))
+    Everything(app, "Nagged", stack.image.eif, measurements)
+    report = json.dumps(AwsSolutionsChecks(app).validate_scope(app), default=lambda value: getattr(value, "_values", str(value)))
+    found = set(re.findall(r"AwsSolutions-[A-Z]+[0-9]+", report))
+    assert found <= set(_ACKNOWLEDGED), found - set(_ACKNOWLEDGED)
+
+
+def test_a_drifted_image_stops_the_synthesis_without_a_traceback(tmp_path, monkeypatch):
+    folder = tmp_path / "images" / "hello"
+    shutil.copytree(ROOT / "enclave_images/hello", folder)
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    (blobs / "bzImage").write_bytes(b"another kernel")
+    environment = {
+        **os.environ,
+        "NITROKIT_BLOBS": str(blobs),
+        "CDK_CONTEXT_JSON": json.dumps({"nitrokit:image": str(folder)}),
+        "CDK_OUTDIR": str(tmp_path / "out"),
+    }
+    done = subprocess.run([sys.executable, str(ROOT / "app.py")], capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
+    assert done.returncode == 1
+    assert "drift/image" in done.stderr
+    assert "the kernel differs" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,151 @@
+"""The command line as a user meets it: results, exit codes, wrong inputs, no traceback, nothing half-written."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+HELLO = ROOT / "enclave_images" / "hello"
+
+
+def run(*arguments, **environment):
+    done = subprocess.run(
+        [sys.executable, "-m", "nitrokit.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        timeout=120,
+    )
+    assert "Traceback" not in done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture
+def blobs(tmp_path):
+    folder = tmp_path / "blobs"
+    folder.mkdir()
+    (folder / "bzImage").write_bytes(b"ker")
+    return str(folder)
+
+
+def test_measure_prints_what_describe_eif_prints(small_eif, measurements, tmp_path):
+    path = tmp_path / "x.eif"
+    path.write_bytes(small_eif)
+    printed = json.loads(run("measure", path).stdout)
+    assert printed["Measurements"]["PCR0"] == measurements.pcr0.hex()
+    assert set(printed) == {"EifVersion", "Measurements", "IsSigned", "CheckCRC", "ImageName", "ImageVersion", "Metadata"}
+
+
+def test_verify_says_pass_and_fail(vectors, tmp_path):
+    index = json.loads((vectors / "attestation-index.json").read_text())
+    enclaves = [one for one in index["valid"] if one["kind"] == "NitroEnclave" and set(one["pcrs"]["0"]) != {"0"}]
+    one = next(one for one in enclaves if not one["pcrs"]["2"].startswith("21b9efbc"))
+    lock = tmp_path / "measurements.json"
+    lock.write_text(json.dumps({"Measurements": {f"PCR{index}": one["pcrs"][str(index)] for index in (0, 1, 2)}}))
+    at = datetime.fromtimestamp(one["timestamp_ms"] / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    passed = run("verify", vectors / one["file"], "-m", lock, "--at", at, "--json")
+    assert (passed.returncode, json.loads(passed.stdout)["verdict"]) == (0, "PASS")
+    expired = run("verify", vectors / one["file"], "-m", lock, "--json")
+    assert (expired.returncode, json.loads(expired.stderr)["error"]["code"]) == (1, "verification/validity")
+    other = run("verify", vectors / one["file"], "-m", HELLO, "--at", at)
+    assert (other.returncode, "appraisal/measurements" in other.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["bogus"], 2, "No such command"), (["measure"], 2, "Missing"), (["measure", "/nowhere.eif"], 2, "usage/unreadable-file"), (["measure", "/dev/null"], 2, "usage/unreadable-file"),
+        (["measure", "README.md"], 1, "eif/bad-magic"), (["build", "docs"], 2, "usage/no-image"), (["verify", "README.md", "-m", "enclave_images/hello"], 1, "document/"),
+        (["verify", "README.md", "-m", "README.md"], 2, "measurements/not-json"), (["verify", "README.md", "-m", "enclave_images/hello", "--nonce", "xyz"], 2, "usage/bad-nonce"),
+        (["local", "demo", "--image", "docs"], 2, "usage/no-image"), (["local", "demo", "--runner", "moon"], 2, "moon"), (["local", "demo", "--runner", "qemu"], 3, "emulation/no-qemu"),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_told_and_has_its_exit_code(arguments, code, words):
+    done = run(*arguments, NITROKIT_QEMU="/nowhere", PATH="/usr/bin:/bin")
+    assert (done.returncode, words in done.stderr + done.stdout) == (code, True), done.stderr
+
+
+def test_an_unknown_key_is_refused_with_its_line_and_writes_nothing(tmp_path, blobs):
+    folder = tmp_path / "hello"
+    shutil.copytree(HELLO, folder)
+    (folder / "enclave.toml").write_text((folder / "enclave.toml").read_text().replace("cpu_count", "cpu_cuont"))
+    done = run("build", folder, "-o", tmp_path / "out.eif", NITROKIT_BLOBS=blobs)
+    assert (done.returncode, "enclave.toml:5" in done.stderr) == (2, True), done.stderr
+    assert not list(tmp_path.glob("*out.eif*"))
+
+
+def test_build_check_fails_on_drift_and_names_the_section(tmp_path, blobs):
+    done = run("build", HELLO, "-o", tmp_path / "out.eif", "--check", "--json", NITROKIT_BLOBS=blobs)
+    assert done.returncode == 1
+    assert any("the kernel differs" in one for one in json.loads(done.stdout)["differences"])
+
+
+def test_without_a_network_the_missing_file_is_named(tmp_path, blobs):
+    environment = {
+        "NITROKIT_BLOBS": blobs,
+        "NITROKIT_CACHE": str(tmp_path / "empty"),
+        "http_proxy": "http://127.0.0.1:9",
+        "https_proxy": "http://127.0.0.1:9",
+    }
+    done = run("build", HELLO, "-o", tmp_path / "out.eif", **environment)
+    assert (done.returncode, "fetch/gone" in done.stderr, "pool/main" in done.stderr) == (3, True, True)
+    assert not (tmp_path / "out.eif").exists()
+
+
+def test_without_node_the_demo_says_what_to_do(tmp_path, blobs):
+    for name in ("app.py", "cdk.json"):
+        shutil.copy(ROOT / name, tmp_path)
+    done = run(
+        "local",
+        "demo",
+        "--runner",
+        "process",
+        "--app",
+        tmp_path,
+        "--image",
+        HELLO,
+        PATH=f"{Path(sys.executable).parent}:{_bwrap_only(tmp_path)}",
+        NITROKIT_BLOBS=blobs,
+    )
+    assert (done.returncode, "environment/no-node" in done.stderr) == (3, True), done.stderr
+
+
+def _bwrap_only(tmp_path):
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "bwrap").symlink_to(shutil.which("bwrap"))
+    return folder
+
+
+def test_local_up_prints_the_environment_and_ends_cleanly(tmp_path):
+    before = set(Path("/tmp").glob("nk-*"))
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "nitrokit.cli", "local", "up", "--runner", "process"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=ROOT,
+    ) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(4)]
+        assert any(line.startswith("export AWS_ENDPOINT_URL='http://localhost:") for line in lines)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 130
+    assert set(Path("/tmp").glob("nk-*")) <= before
+
+
+def test_doctor_speaks_json():
+    findings = json.loads(run("doctor", "--json").stdout)
+    assert {"Python", "Node", "CDK CLI", "bubblewrap", "enclave kernel", "QEMU nitro-enclave"} <= {one["name"] for one in findings}
+    assert all(one["remedy"] for one in findings if one["state"] != "ok")

@@ -1,0 +1,280 @@
+"""The local AWS: KMS that checks signatures, policies and documents; SSM that runs; CloudFormation that orders, fails and says why."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from datetime import UTC, datetime
+from pathlib import Path
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from nitrokit.core.cms import open_enveloped_data
+from nitrokit.core.key_policy import build_key_policy
+from nitrokit.core.nsm import NsmClient
+from nitrokit.emulation.cloud import lambdas
+from nitrokit.emulation.cloud.cloudformation import dependency_order
+from nitrokit.emulation.cloud.ssm import DocumentError, Outcome, run_document
+from nitrokit.emulation.interfaces import ScriptResult
+from nitrokit.emulation.local import LocalAws
+
+HOST = "arn:aws:iam::123456789012:role/host"
+
+
+@pytest.fixture(scope="module")
+def local():
+    work = Path("/tmp") / f"nkc{os.getpid()}"
+    work.mkdir()
+    aws = LocalAws(work, environment={}, runner="process", note=lambda _: None)
+    yield aws
+    aws.close()
+    shutil.rmtree(work, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def key(local, measurements):
+    owner = local.create_role("owner")
+    policy = build_key_policy(measurements=[measurements], host_role_arn=HOST, account=local.account, data_owner_arns=[owner])
+    key_id = local.client("kms").create_key(Policy=json.dumps(policy), BypassPolicyLockoutSafetyCheck=True)["KeyMetadata"]["KeyId"]
+    ciphertext = local.client("kms", role_arn=owner).encrypt(KeyId=key_id, Plaintext=b"a secret")["CiphertextBlob"]
+    return key_id, ciphertext
+
+
+@pytest.fixture
+def nsm(local, measurements):
+    """An NSM under the cloud's own PKI."""
+    from nitrokit.emulation.nitro.nsm import EmulatedNsm
+
+    def make(**changes):
+        arguments = {
+            "module_id": "i-0123456789abcdef0-enc0123456789abcde",
+            "measurements": measurements,
+            "role_arn": HOST,
+            "debug": False,
+            "pki": local._pki,
+        }
+        return NsmClient(EmulatedNsm(**{**arguments, **changes}, now=lambda: datetime.now(UTC)).answer)
+
+    return make
+
+
+RSA = rsa.generate_private_key(65537, 2048)
+SPKI = RSA.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def _recipient(document):
+    return {"AttestationDocument": document, "KeyEncryptionAlgorithm": "RSAES_OAEP_SHA_256"}
+
+
+def _code(call, **arguments):
+    with pytest.raises(ClientError) as caught:
+        call(**arguments)
+    return caught.value.response["Error"]["Code"]
+
+
+def test_the_attested_host_gets_a_message_for_its_key_and_no_plaintext(local, key, nsm):
+    answer = local.client("kms", role_arn=HOST).decrypt(CiphertextBlob=key[1], Recipient=_recipient(nsm().attestation(public_key=SPKI)))
+    assert "Plaintext" not in answer
+    assert open_enveloped_data(answer["CiphertextForRecipient"], RSA) == b"a secret"
+
+
+def test_who_is_denied(local, key, nsm, pki, make_nsm):
+    from nitrokit.core.measurements import Measurements, digest
+
+    host, key_id = local.client("kms", role_arn=HOST), key[0]
+    document = nsm().attestation(public_key=SPKI)
+    other = nsm(measurements=Measurements(digest([b"x"]), digest([b"y"]), digest([b"z"]))).attestation(public_key=SPKI)
+    assert _code(host.decrypt, CiphertextBlob=key[1]) == "AccessDeniedException"
+    assert _code(host.decrypt, CiphertextBlob=key[1], Recipient=_recipient(other)) == "AccessDeniedException"
+    assert (
+        _code(host.decrypt, CiphertextBlob=key[1], Recipient=_recipient(nsm(debug=True).attestation(public_key=SPKI)))
+        == "AccessDeniedException"
+    )
+    assert _code(local.client("kms").decrypt, CiphertextBlob=key[1], Recipient=_recipient(document)) == "AccessDeniedException"
+    assert _code(host.create_grant, KeyId=key_id, GranteePrincipal=HOST, Operations=["Decrypt"]) == "AccessDeniedException"
+    assert _code(local.client("kms").put_key_policy, KeyId=key_id, PolicyName="default", Policy="{}") == "AccessDeniedException"
+    assert _code(host.re_encrypt, CiphertextBlob=key[1], DestinationKeyId=key_id) == "AccessDeniedException"
+
+
+def test_documents_that_are_not_valid(local, key, nsm, make_nsm, vectors):
+    host = local.client("kms", role_arn=HOST)
+    foreign = NsmClient(make_nsm().answer).attestation(public_key=SPKI)
+    real = next((vectors / "attestation").glob("*.bin")).read_bytes()
+    for document in (b"garbage", foreign, real, nsm().attestation(public_key=SPKI)[:-1]):
+        assert _code(host.decrypt, CiphertextBlob=key[1], Recipient=_recipient(document)) == "ValidationException"
+    assert _code(host.decrypt, CiphertextBlob=key[1], Recipient=_recipient(nsm().attestation())) == "ValidationException"
+
+
+def test_signatures_are_checked(local, key):
+    def client(**changes):
+        keys = local._cloud.identities.operator
+        arguments = {"aws_access_key_id": keys.access_key_id, "aws_secret_access_key": keys.secret_access_key, **changes}
+        return boto3.client("kms", endpoint_url=local._cloud.endpoint_url, region_name="us-east-1", **arguments)
+
+    for changes in ({"aws_secret_access_key": "wrong"}, {"aws_access_key_id": "AKIAUNKNOWN"}, {"aws_session_token": "x"}):
+        assert _code(client(**changes).list_keys) in ("IncompleteSignatureException", "UnrecognizedClientException")
+    assert client().list_keys()["Keys"]
+
+
+def test_every_decision_is_on_record_without_a_secret(local, key):
+    decisions = local.kms_decisions()
+    assert {one["allowed"] for one in decisions} == {True, False}
+    assert "a secret" not in json.dumps(decisions)
+
+
+def test_it_listens_on_loopback_alone(local):
+    listening = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    ports = {local._cloud.port, local._cloud.kms_port}
+    addresses = {one[1].split(":")[0] for one in listening if one[3] == "0A" and int(one[1].split(":")[1], 16) in ports}
+    assert addresses == {"0100007F"}
+
+
+def test_imds_wants_a_token(local):
+    base = f"http://127.0.0.1:{local._cloud.port}/imds/i-unknown/"
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(f"{base}latest/meta-data/instance-id")
+
+
+class _Shell:
+    """An instance that is this machine's shell."""
+
+    def __init__(self):
+        self.scripts = []
+
+    def run_script(self, script, environment, timeout):
+        self.scripts.append(script)
+        done = subprocess.run(
+            ["/bin/sh", "-c", script],
+            capture_output=True,
+            text=True,
+            env={"PATH": os.environ["PATH"], **environment},
+            check=False,
+            timeout=timeout,
+        )
+        return ScriptResult(done.returncode, done.stdout, done.stderr)
+
+    def close(self):
+        pass
+
+
+def _document(*commands, **parameters):
+    steps = [
+        {"action": "aws:runShellScript", "name": f"step{index}", "inputs": {"runCommand": [one]}} for index, one in enumerate(commands)
+    ]
+    return {"schemaVersion": "2.2", "parameters": parameters, "mainSteps": steps}
+
+
+def test_documents_run_step_by_step_until_one_fails():
+    shell = _Shell()
+    outcome = run_document(_document("echo one", "echo two >&2; exit 3", "echo three"), {}, shell, {}, lambda _: None)
+    assert outcome == Outcome("Failed", 3, "one\n", "two\n", "step1")
+    assert len(shell.scripts) == 2
+
+
+def test_env_var_parameters_never_become_part_of_a_script():
+    shell = _Shell()
+    document = _document(
+        'echo "got $SSM_Value and {{ Plain }}"',
+        Value={"type": "String", "interpolationType": "ENV_VAR"},
+        Plain={"type": "String", "default": "p"},
+    )
+    outcome = run_document(document, {"Value": ['"; echo injected; "']}, shell, {}, lambda _: None)
+    assert outcome.stdout == 'got "; echo injected; " and p\n'
+    assert "injected" not in shell.scripts[0]
+
+
+@pytest.mark.parametrize("given", [{}, {"Value": ["BAD"]}, {"Value": ["ok"], "Other": ["x"]}])
+def test_parameters_are_checked(given):
+    with pytest.raises(DocumentError):
+        run_document(_document("true", Value={"type": "String", "allowedPattern": "[a-z]+"}), given, _Shell(), {}, lambda _: None)
+
+
+def _deploy(local, name, resources):
+    client = local.client("cloudformation")
+    client.create_change_set(StackName=name, ChangeSetName="c", ChangeSetType="CREATE", TemplateBody=json.dumps({"Resources": resources}))
+    client.execute_change_set(StackName=name, ChangeSetName="c")
+    for _ in range(200):
+        stack = client.describe_stacks(StackName=name)["Stacks"][0]
+        if not stack["StackStatus"].endswith("IN_PROGRESS"):
+            return stack["StackStatus"], client.describe_stack_events(StackName=name)["StackEvents"]
+        time.sleep(0.05)
+    raise AssertionError("the stack did not end")
+
+
+def test_unknown_types_fail_the_stack_by_name(local):
+    status, events = _deploy(local, "unknown", {"X": {"Type": "AWS::Surprise::Thing", "Properties": {}}})
+    assert status == "ROLLBACK_COMPLETE"
+    assert any("AWS::Surprise::Thing" in one.get("ResourceStatusReason", "") for one in events)
+
+
+def test_a_failing_association_fails_the_stack_with_its_step_and_cause(local):
+    content = _document("echo fine", "echo 'the disk is full' >&2; exit 1")
+    resources = {
+        "Instance": {"Type": "AWS::EC2::Instance", "Properties": {"ImageId": "ami-12c6146b", "InstanceType": "m6i.xlarge"}},
+        "Document": {"Type": "AWS::SSM::Document", "Properties": {"Content": content}},
+        "Association": {
+            "Type": "AWS::SSM::Association",
+            "Properties": {
+                "Name": {"Ref": "Document"},
+                "Targets": [{"Key": "InstanceIds", "Values": [{"Ref": "Instance"}]}],
+                "WaitForSuccessTimeoutSeconds": 60,
+            },
+        },
+    }
+    status, events = _deploy(local, "failing", resources)
+    assert status == "ROLLBACK_COMPLETE"
+    reasons = " ".join(one.get("ResourceStatusReason", "") for one in events)
+    assert "step1" in reasons
+    assert "the disk is full" in reasons
+
+
+def test_an_unknown_change_set_is_said_to_be_unknown(local):
+    assert _code(local.client("cloudformation").describe_change_set, ChangeSetName="nobody", StackName="nothing") == "ChangeSetNotFound"
+
+
+def test_resources_come_after_what_they_need():
+    resources = {"A": {"DependsOn": "C"}, "B": {"P": {"Fn::GetAtt": ["A", "Arn"]}}, "C": {}, "D": {"P": [{"Ref": "B"}]}}
+    assert dependency_order(resources) == ["C", "A", "B", "D"]
+
+
+def _function(tmp_path, body, timeout=5.0):
+    import io
+    import zipfile
+
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("index.py", body)
+    return lambdas.FunctionProcess(
+        "f", buffer.getvalue(), "index.handler", timeout, tmp_path, {**lambdas.base_environment(), "AWS_REGION": "us-east-1"}
+    )
+
+
+def test_functions_run_warm_under_the_real_runtime_client(tmp_path):
+    function = _function(
+        tmp_path,
+        "count = 0\ndef handler(event, context):\n global count; count += 1\n return {'count': count, 'event': event, 'id': context.aws_request_id}\n",
+    )
+    first, second = (json.loads(function.invoke(b'{"a": 1}')[1]) for _ in range(2))
+    function.close()
+    assert (first["count"], second["count"], first["event"]) == (1, 2, {"a": 1})
+    assert first["id"] != second["id"]
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [("def handler(e, c): raise ValueError('bad')", "ValueError"), ("import os\ndef handler(e, c): os._exit(3)", "Runtime.ExitError"),
+        ("import time\ndef handler(e, c): time.sleep(60)", "Sandbox.Timedout")],
+)  # fmt: skip
+def test_failing_functions_say_how(tmp_path, body, kind):
+    function = _function(tmp_path, body, timeout=3.0)
+    failed, payload = function.invoke(b"{}")
+    function.close()
+    assert failed
+    assert json.loads(payload)["errorType"] == kind

@@ -1,0 +1,117 @@
+"""Documents signed by AWS's hypervisors verify; what others made up or tampered with does not."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from nitrokit.core.attestation import (
+    AWS_NITRO_ROOT_G1,
+    DocumentError,
+    TrustAnchor,
+    VerificationError,
+    VerifiedDocument,
+    parse_document,
+    verify_document,
+    verify_tpm_document,
+)
+from nitrokit.core.attestation.roots import AWS_NITRO_ROOT_G1_SHA256
+from nitrokit.core.measurements import pcr4
+
+VECTORS = Path(__file__).parents[2] / "vectors"
+INDEX = json.loads((VECTORS / "attestation-index.json").read_text())
+ENCLAVES = [one for one in INDEX["valid"] if one["kind"] == "NitroEnclave"]
+TPMS = [one for one in INDEX["valid"] if one["kind"] != "NitroEnclave"]
+
+
+def _read(one):
+    return (VECTORS / one["file"]).read_bytes()
+
+
+def test_the_root_is_the_published_one(vectors):
+    assert AWS_NITRO_ROOT_G1.sha256 == AWS_NITRO_ROOT_G1_SHA256
+    assert AWS_NITRO_ROOT_G1.der == (vectors / "root" / "aws-nitro-root-g1.der").read_bytes()
+
+
+def test_there_are_vectors_of_both_kinds():
+    assert len(ENCLAVES) > 30
+    assert len(TPMS) >= 2
+
+
+@pytest.mark.parametrize("one", ENCLAVES, ids=lambda one: Path(one["file"]).stem[-40:])
+def test_a_real_document_verifies_at_its_own_time_and_says_what_the_index_says(one):
+    data = _read(one)
+    document = verify_document(data, trust_anchor=AWS_NITRO_ROOT_G1, time=parse_document(data).timestamp)
+    assert document.module_id == one["module_id"]
+    assert int(document.timestamp.timestamp() * 1000) in (one["timestamp_ms"], one["timestamp_ms"] - 1)
+    assert {str(index): value.hex() for index, value in document.pcrs.items()} == one["pcrs"]
+    assert document.pcrs[4] == pcr4(document.module_id.split("-enc")[0])
+    assert document.is_debug == (set(one["pcrs"]["0"] + one["pcrs"]["1"] + one["pcrs"]["2"]) == {"0"})
+
+
+@pytest.mark.parametrize("one", ENCLAVES[:6], ids=lambda one: Path(one["file"]).stem[-40:])
+@pytest.mark.parametrize("shift", [timedelta(days=-1), timedelta(hours=4)])
+def test_it_has_expired_at_any_other_time(one, shift):
+    data = _read(one)
+    with pytest.raises(VerificationError) as caught:
+        verify_document(data, trust_anchor=AWS_NITRO_ROOT_G1, time=parse_document(data).timestamp + shift)
+    assert caught.value.code == "verification/validity"
+
+
+@pytest.mark.parametrize("one", TPMS, ids=lambda one: Path(one["file"]).stem[-40:])
+def test_a_nitrotpm_document_is_its_own_type(one):
+    data = _read(one)
+    time = parse_document(data).timestamp
+    document = verify_tpm_document(data, trust_anchor=AWS_NITRO_ROOT_G1, time=time)
+    assert not isinstance(document, VerifiedDocument)
+    with pytest.raises(VerificationError) as caught:
+        verify_document(data, trust_anchor=AWS_NITRO_ROOT_G1, time=time)
+    assert caught.value.code == "verification/not-an-enclave"
+
+
+@pytest.mark.parametrize("one", INDEX["invalid"], ids=lambda one: Path(one["file"]).stem[-40:])
+def test_an_invalid_document_is_refused(one):
+    data = _read(one)
+    with pytest.raises((DocumentError, VerificationError)):
+        verify_document(data, trust_anchor=AWS_NITRO_ROOT_G1, time=parse_document(data).timestamp)
+
+
+def test_another_trust_anchor_refuses_a_real_document(pki):
+    data = _read(ENCLAVES[0])
+    with pytest.raises(VerificationError) as caught:
+        verify_document(data, trust_anchor=pki.trust_anchor, time=parse_document(data).timestamp)
+    assert caught.value.code == "verification/root"
+
+
+def test_the_emulated_root_is_no_root_of_aws(make_nsm, pki):
+    document = make_nsm().countersign.__self__._document({0: bytes(48)}, {"public_key": None, "user_data": None, "nonce": None}, locked={0})
+    parsed = parse_document(document)
+    with pytest.raises(VerificationError) as caught:
+        verify_document(document, trust_anchor=AWS_NITRO_ROOT_G1, time=parsed.timestamp)
+    assert caught.value.code == "verification/root"
+    assert isinstance(pki.trust_anchor, TrustAnchor)
+
+
+@pytest.mark.parametrize("one", ENCLAVES[:2] + ENCLAVES[-2:], ids=lambda one: Path(one["file"]).stem[-40:])
+def test_any_changed_byte_is_refused(one):
+    """Every 7th byte, flipped: never accepted, and never another error than ours."""
+    data = _read(one)
+    time = parse_document(data).timestamp
+    for at in range(0, len(data), 7):
+        changed = bytearray(data)
+        changed[at] ^= 0x01
+        with pytest.raises((DocumentError, VerificationError)):
+            verify_document(bytes(changed), trust_anchor=AWS_NITRO_ROOT_G1, time=time)
+
+
+def test_a_truncated_document_is_refused_at_every_length():
+    data = _read(ENCLAVES[0])
+    for length in range(0, len(data), 13):
+        with pytest.raises(DocumentError):
+            parse_document(data[:length])
+
+
+def test_a_verified_document_cannot_be_made_by_hand():
+    with pytest.raises(TypeError):
+        VerifiedDocument("i-1-enc1", None, {}, None, None, None, AWS_NITRO_ROOT_G1, None, _token=object())  # type: ignore[arg-type]

@@ -1,0 +1,108 @@
+"""Archives that go into an image: what is refused, and that what is written is read."""
+
+import io
+import shutil
+import stat
+import subprocess
+import tarfile
+import zipfile
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nitrokit.image import cpio
+from nitrokit.image.errors import ImageError
+from nitrokit.image.unpack import add, unpack_deb, unpack_wheel
+
+names = st.lists(st.text("abc", min_size=1, max_size=3), min_size=1, max_size=3).map("/".join)
+
+
+@given(st.dictionaries(names, st.binary(max_size=600), max_size=5))
+def test_cpio_round_trip_and_alignment(files):
+    tree = {path: cpio.file(data) for path, data in files.items()}
+    archive = cpio.write(tree)
+    assert len(archive) % 512 == 0
+    assert dict(cpio.read(archive)) == tree
+    assert cpio.write(dict(reversed(tree.items()))) == archive, "the order of a dict must not matter"
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_cpio_or_our_error(data):
+    try:
+        list(cpio.read(data))
+    except ImageError:
+        pass
+
+
+@pytest.mark.skipif(shutil.which("cpio") is None, reason="no cpio program here")
+def test_the_cpio_program_reads_what_we_write(tmp_path):
+    archive = cpio.write({"d": cpio.folder(), "d/f": cpio.file(b"content", 0o755), "l": cpio.link("d/f")})
+    subprocess.run(["cpio", "-idm", "--quiet"], input=archive, cwd=tmp_path, check=True)
+    assert (tmp_path / "l").read_text() == "content"
+    assert (tmp_path / "d/f").stat().st_mode & 0o111
+
+
+def _deb(path, *members):
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:xz") as archive:
+        for name, kind, mode, target in members:
+            info = tarfile.TarInfo(name)
+            info.type, info.mode, info.linkname = kind, mode, target
+            archive.addfile(info, io.BytesIO(b""))
+    blob = b"!<arch>\n"
+    for name, content in (("debian-binary", b"2.0\n"), ("data.tar.xz", data.getvalue())):
+        blob += f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode() + content + b"\n" * (len(content) % 2)
+    path.write_bytes(blob)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("member", "slug"),
+    [
+        (("./../etc/passwd", tarfile.REGTYPE, 0o644, ""), "path-escape"), (("./usr/bin/su", tarfile.REGTYPE, 0o4755, ""), "setuid"), (("./dev/sda", tarfile.BLKTYPE, 0o600, ""), "device-node"),
+        (("./x", tarfile.FIFOTYPE, 0o600, ""), "device-node"), (("./h", tarfile.LNKTYPE, 0o644, "./nowhere"), "hard-link"),
+    ],
+)  # fmt: skip
+def test_a_package_with_something_dangerous_is_refused_by_name(tmp_path, member, slug):
+    with pytest.raises(ImageError) as caught:
+        unpack_deb(_deb(tmp_path / "bad_1_amd64.deb", member), {})
+    assert caught.value.slug == slug
+
+
+def test_a_damaged_package_is_our_error(tmp_path):
+    path = _deb(tmp_path / "x.deb", ("./a", tarfile.REGTYPE, 0o644, ""))
+    data = path.read_bytes()
+    for length in (0, 7, 20, 70, len(data) // 2, len(data) - 30):
+        path.write_bytes(data[:length])
+        with pytest.raises(ImageError):
+            unpack_deb(path, {})
+
+
+def test_links_of_folders_are_followed_inside_the_tree_alone():
+    tree = {"lib": cpio.link("usr/lib"), "usr/lib": cpio.folder(), "out": cpio.link("../../etc"), "a": cpio.link("b"), "b": cpio.link("a")}
+    add(tree, "lib/x.so", cpio.file(b""))
+    assert "usr/lib/x.so" in tree
+    with pytest.raises(ImageError):
+        add(tree, "out/passwd", cpio.file(b""))
+    with pytest.raises(ImageError):
+        add(tree, "a/x", cpio.file(b""))
+
+
+@pytest.mark.parametrize("name", ["../x.py", "/etc/x", "a/../../x"])
+def test_a_wheel_cannot_leave_its_folder(tmp_path, name):
+    path = tmp_path / "bad-1-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(name, "")
+    with pytest.raises(ImageError):
+        unpack_wheel(path, {}, "site")
+
+
+def test_a_wheels_link_is_refused(tmp_path):
+    path = tmp_path / "link-1-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        info = zipfile.ZipInfo("x")
+        info.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(info, "/etc/passwd")
+    with pytest.raises(ImageError):
+        unpack_wheel(path, {}, "site")
