@@ -65,7 +65,11 @@ def demo(
             bootstrapped = pool.submit(cdk.bootstrap, local.account, local.region)
             images = prepare(folder, work / "images", kernel, cache, report, steps.note)
             bootstrapped.result()
-        Story(local, cdk, images, work, report, steps).tell()
+        try:
+            Story(local, cdk, images, work, report, steps).tell()
+        finally:
+            # Read by whoever asked to keep the folder; removed with it otherwise.
+            (work / "diagnosis.log").write_text(local.diagnosis())
         report.kms_decisions = local.kms_decisions()
     report.seconds = {**steps.seconds, "total": time.monotonic() - started}
     result(report.as_dict(), as_json=as_json, human=lambda: print_report(report))

@@ -20,7 +20,7 @@ def print_report(report: Report) -> None:
             console.print(f"  {name} {value}", soft_wrap=True)
             if changed != value:
                 console.print(f"  [dim]{' ' * len(name)} {changed}  with one byte of the app changed[/dim]", soft_wrap=True)
-    console.print(f"[bold]Enclaves[/bold] {escape(report.runner)}")
+    console.print(f"[bold]Runner[/bold] {escape(report.runner)}")
     console.print(_table(report))
     total = report.seconds.get("total", 0.0)
     if report.ok:

@@ -14,7 +14,7 @@ from nitrokit.image import cpio
 from nitrokit.image.build import build_image
 from nitrokit.image.errors import FetchError, KernelError, LockError
 from nitrokit.image.explain import explain
-from nitrokit.image.fetch import cache_dir, fetch_pool_file
+from nitrokit.image.fetch import apt_mirrors, cache_dir, fetch_pool_file
 from nitrokit.image.kernel import CMDLINE, find_kernel
 from nitrokit.image.lock import read_lock, read_package_lock
 from nitrokit.image.rootfs import CLOSURE, bootstrap_tree
@@ -150,3 +150,15 @@ def test_the_locks_name_hashes_for_everything():
     assert all(len(one["sha256"]) == 64 for one in packages)
     lines = [line for line in (HELLO / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
     assert all(" --hash=sha256:" in line for line in lines)
+
+
+def test_mirrors_come_from_either_form_of_apts_sources_and_security_goes_last(tmp_path):
+    (tmp_path / "sources.list").write_text(
+        "# deb http://old/debian x main\ndeb [signed-by=/k.gpg] http://b/debian bookworm main\ndeb-src http://s/debian x main\n"
+    )
+    (tmp_path / "sources.list.d").mkdir()
+    (tmp_path / "sources.list.d/debian.sources").write_text("Types: deb\nURIs: http://a/debian-security http://c/debian/\nSuites: trixie\n")
+    (tmp_path / "sources.list.d/other.list").write_text("deb http://vendor/apt stable main\n")
+    assert apt_mirrors(tmp_path) == ["http://b/debian", "http://c/debian", "http://a/debian-security"]
+    with pytest.raises(FetchError):
+        apt_mirrors(tmp_path / "none")

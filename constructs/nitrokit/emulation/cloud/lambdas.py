@@ -20,6 +20,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from nitrokit.emulation import children
+
 LOCAL_RUNTIME = f"python{sys.version_info.major}.{sys.version_info.minor}"
 _PREFIX = "/2018-06-01/runtime/"
 
@@ -79,14 +81,8 @@ class FunctionProcess:
     def _ensure_started(self) -> None:
         if self._process is None or self._process.poll() is not None:
             with self.log.open("ab") as log:
-                self._process = subprocess.Popen(
-                    self._command,
-                    cwd=self._task,
-                    env=self._environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
+                self._process = children.start(
+                    self._command, cwd=self._task, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
                 )
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:

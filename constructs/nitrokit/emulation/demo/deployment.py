@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from nitrokit.emulation import children
 from nitrokit.errors import EnvironmentProblem, NitrokitError
 
 _CAUSES = ("❌", "CREATE_FAILED", "UPDATE_FAILED", "failed:", "Error", "error:")
@@ -76,14 +77,8 @@ class Cdk:
         command = [self._cdk, *arguments, "--ci", "--no-notices"]
         with self.log.open("ab") as log:
             # A session of its own: Ctrl-C reaches us alone, and we end the CLI with its children.
-            process = subprocess.Popen(
-                command,
-                cwd=self.app_dir,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+            process = children.start(
+                command, cwd=self.app_dir, env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
             )
             try:
                 assert process.stdout is not None

@@ -41,7 +41,7 @@ class QemuRunner:
             machine += f",parent-role={launch.role_arn}"
         # The token is appended behind the measured command line: here QEMU does not measure it, real hardware has no such way.
         command = [
-            "setpriv", "--pdeathsig", "KILL", str(self._qemu), "-L", str(self._qemu.parent), "-M", machine, "-accel", "tcg", "-cpu", "max", "-kernel", str(launch.eif_path), "-append", EMULATED_TOKEN,
+            str(self._qemu), "-L", str(self._qemu.parent), "-M", machine, "-accel", "tcg", "-cpu", "max", "-kernel", str(launch.eif_path), "-append", EMULATED_TOKEN,
             "-m", f"{launch.memory_mib}M", "-smp", str(launch.cpu_count), "-nodefaults", "-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot",
             "-chardev", f"socket,id=c,path={launch.folder / 'vhost'}",
         ]  # fmt: skip

@@ -8,19 +8,17 @@ import signal
 import stat
 import subprocess
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from nitrokit.core.eif import Eif
+from nitrokit.emulation import children
 from nitrokit.emulation.interfaces import EmulationError
 from nitrokit.emulation.nitro.listeners import UnixListener
 from nitrokit.emulation.nitro.service import PORT, GuestService
 from nitrokit.image import cpio
 
-# "Die with parent" means with the thread that forked: enclaves are started by one that lives as long as we do.
-_LAUNCHER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nitrokit-launcher")
 EMULATED_TOKEN = "nitrokit.emulated=1"
 
 
@@ -121,15 +119,7 @@ class ProcessMachine:
         self._listeners = listeners
         self._listening = listening
         with console.open("wb") as output:
-            self._process = _LAUNCHER.submit(
-                subprocess.Popen,
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env=environment,
-            ).result()
+            self._process = children.start(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment)
 
     def alive(self) -> bool:
         return self._process.poll() is None
