@@ -12,16 +12,15 @@ from nitrokit.cdk.enclave_host import EnclaveHost
 from nitrokit.cdk.enclave_image import EnclaveImage
 from nitrokit.cdk.enclave_key import EnclaveKey
 from nitrokit.core.attestation import AWS_NITRO_ROOT_G1, TrustAnchor
-from nitrokit.errors import NitrokitError
+from nitrokit.errors import NitrokitError, UsageError
 
 
 class EnclaveStack(cdk.Stack):
     def __init__(self, scope: cdk.App, id: str) -> None:
         super().__init__(scope, id)
-        anchor_file = self.node.try_get_context("nitrokit:trustAnchor")
-        anchor = TrustAnchor(Path(anchor_file).name, Path(anchor_file).read_bytes()) if anchor_file else AWS_NITRO_ROOT_G1
         owner = self.node.try_get_context("nitrokit:dataOwner")
         runtime = lambda_.Runtime(self.node.try_get_context("nitrokit:lambdaRuntime") or "python3.13", lambda_.RuntimeFamily.PYTHON)
+        anchor = _trust_anchor(self.node.try_get_context("nitrokit:trustAnchor"))
 
         image = EnclaveImage.from_directory(self, "Image", self.node.try_get_context("nitrokit:image") or "enclave_images/hello")
         host = EnclaveHost(self, "Host")
@@ -35,6 +34,15 @@ class EnclaveStack(cdk.Stack):
         cdk.CfnOutput(self, "BootstrapDocumentName", value=bootstrap.document.ref)
         cdk.CfnOutput(self, "AttestDocumentName", value=bootstrap.attest_document.ref)
         cdk.CfnOutput(self, "MonitorFunctionName", value=monitor.function.function_name)
+
+
+def _trust_anchor(path: str | None) -> TrustAnchor:
+    try:
+        return TrustAnchor(Path(path).name, Path(path).read_bytes()) if path else AWS_NITRO_ROOT_G1
+    except OSError as error:
+        raise UsageError(
+            "trust-anchor", "cannot read the trust anchor", got=str(error), do="correct the context nitrokit:trustAnchor"
+        ) from error
 
 
 def main() -> None:

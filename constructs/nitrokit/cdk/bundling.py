@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,11 +12,11 @@ import tempfile
 from pathlib import Path
 
 import nitrokit
-from nitrokit.errors import EnvironmentProblem
+from nitrokit.errors import EnvironmentProblem, UsageError
 from nitrokit.image.fetch import cache_dir
 
 CLOSURE = (
-    "__init__.py", "_version.py", "errors.py", "core/__init__.py", "core/cbor.py", "core/cose.py", "core/measurements.py", "core/attestation/__init__.py", "core/attestation/document.py",
+    "__init__.py", "errors.py", "core/__init__.py", "core/cbor.py", "core/cose.py", "core/measurements.py", "core/attestation/__init__.py", "core/attestation/document.py",
     "core/attestation/path.py", "core/attestation/policy.py", "core/attestation/roots.py", "core/attestation/verifier.py", "handlers/__init__.py", "handlers/check_enclave.py",
 )  # fmt: skip
 """What of nitrokit a Lambda ships: an edit of anything else never changes its asset. A test compares it with what the handler imports."""
@@ -39,7 +40,15 @@ def lambda_folder(name: str) -> Path:
 
 
 def bundle(name: str, *, python: str, architecture: str) -> Path:
-    """The asset's folder for a function; ``python``: e.g. "3.13". Raises BundlingError."""
+    """The asset's folder for a function; ``python``: e.g. "3.13"; ``architecture``: x86_64 or arm64. Raises BundlingError, UsageError for a runtime that is not Python 3."""
+    if not re.fullmatch(r"3\.\d+", python):
+        raise UsageError(
+            "lambda-runtime",
+            "the function needs a Python runtime",
+            got=python,
+            expected="e.g. python3.13",
+            do="correct nitrokit:lambdaRuntime",
+        )
     source, package = lambda_folder(name), Path(nitrokit.__file__).parent
     digest = hashlib.sha256(f"{python} {architecture}".encode())
     for path in [source / "index.py", source / "requirements.txt", *(package / module for module in CLOSURE)]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
+import os
 from pathlib import Path
+from typing import Any
 
 from aws_cdk import Duration, Stack
+from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3_assets as s3_assets
 from aws_cdk import aws_ssm as ssm
 from constructs import Construct
@@ -15,37 +17,39 @@ from nitrokit.cdk.enclave_host import EnclaveHost
 from nitrokit.cdk.enclave_image import EnclaveImage
 from nitrokit.host.bundle import build_agent
 from nitrokit.host.renderer import render_document
+from nitrokit.image.fetch import cache_dir
+from nitrokit.image.files import write_atomically
 
 _FIRST_CID = 16
+_WAIT = range(15, 172_801)  # seconds (CloudFormation AWS::SSM::Association WaitForSuccessTimeoutSeconds)
 
 
 class EnclaveBootstrap(Construct):
     """Runs ``image`` on ``host``.
 
-    - ``timeout``: how long the deployment waits for a healthy enclave; default 15 minutes.
+    - ``timeout``: how long the deployment waits for a healthy enclave, 15 s to 48 h; default 15 minutes.
     - ``cid``: the enclave's fixed vsock address, so that proxies on the host stay right over restarts; default 16.
+    - The host's role may read the agent's and the image's objects, and nothing else of the bucket.
+
+    Raises ValueError for a ``cid`` or ``timeout`` out of range.
     """
 
     def __init__(
         self, scope: Construct, id: str, *, host: EnclaveHost, image: EnclaveImage, timeout: Duration | None = None, cid: int = _FIRST_CID
     ) -> None:
         super().__init__(scope, id)
+        wait = (timeout or Duration.minutes(15)).to_seconds()
         if not 4 <= cid < 2**32 - 1:
-            raise ValueError(f"cid {cid} is reserved; expected 4 to 4294967294")
+            raise ValueError(f"cid {cid} is reserved; expected 4 to {2**32 - 2}")
+        if wait not in _WAIT:
+            raise ValueError(f"timeout {wait} s is out of range; expected {_WAIT.start} to {_WAIT.stop - 1} s")
         self.host, self.image, self.cid = host, image, cid
         agent = build_agent()
-        path = Path(tempfile.mkdtemp(prefix="nitrokit-agent-")) / "agent.pyz"
-        path.write_bytes(agent)
-        self._agent = s3_assets.Asset(self, "Agent", path=str(path))
-        image.asset.grant_read(host.role)
-        self._agent.grant_read(host.role)
-        self.document = ssm.CfnDocument(
-            self,
-            "Document",
-            content=render_document("bootstrap.json.j2", name=image.name),
-            document_type="Command",
-            update_method="NewVersion",
-        )
+        self._agent = s3_assets.Asset(self, "Agent", path=str(_kept(agent)))
+        for asset in (image.asset, self._agent):
+            objects = asset.bucket.arn_for_objects(asset.s3_object_key)
+            host.role.add_to_policy(iam.PolicyStatement(actions=["s3:GetObject"], resources=[objects]))
+        self.document = self._make_document("Document", "bootstrap.json.j2")
         association = ssm.CfnAssociation(
             self,
             "Association",
@@ -56,22 +60,22 @@ class EnclaveBootstrap(Construct):
                 "AgentUri": [self._agent.s3_object_url],
                 "AgentSha256": [hashlib.sha256(agent).hexdigest()],
             },
-            wait_for_success_timeout_seconds=(timeout or Duration.minutes(15)).to_seconds(),
+            wait_for_success_timeout_seconds=wait,
         )
         # Roles, endpoints and routes first: the agent on the host needs them all.
         association.node.add_dependency(host)
-        self.attest_document = ssm.CfnDocument(
-            self,
-            "AttestDocument",
-            content=render_document("attest.json.j2", name=image.name),
-            document_type="Command",
-            update_method="NewVersion",
+        self.attest_document = self._make_document("AttestDocument", "attest.json.j2")
+
+    def _make_document(self, id: str, template: str) -> ssm.CfnDocument:
+        content = render_document(template, name=self.image.name)
+        return ssm.CfnDocument(
+            self, id, content=content, document_type="Command", update_method="NewVersion", target_type="/AWS::EC2::Instance"
         )
 
     def _config(self) -> str:
         """The agent's configuration; the bucket's name is known at deployment only."""
         image = self.image
-        return Stack.of(self).to_json_string({
+        value: dict[str, Any] = {
             "name": image.name,
             "image_uri": image.asset.s3_object_url,
             "image_sha256": _sha256(image.eif),
@@ -80,7 +84,17 @@ class EnclaveBootstrap(Construct):
             "memory_mib": image.memory_mib,
             "cid": self.cid,
             "proxies": [{"vsock_port": one.vsock_port, "host": one.host, "port": one.port} for one in image.egress],
-        })  # fmt: skip
+        }
+        return Stack.of(self).to_json_string(value)
+
+
+def _kept(agent: bytes) -> Path:
+    """The agent as a file, for the asset: one for each content, not one for each synthesis."""
+    path = cache_dir(os.environ) / "agent" / f"{hashlib.sha256(agent).hexdigest()[:32]}.pyz"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, [agent])
+    return path
 
 
 def _sha256(path: Path) -> str:

@@ -12,10 +12,12 @@ from typing import Any, Dict, List, Optional
 from nitrokit._version import __version__
 from nitrokit.errors import NitrokitError
 from nitrokit.host import config as configuration
-from nitrokit.host import enclave, imds, steps
+from nitrokit.host import enclave, pool, steps
 from nitrokit.host.commands import nitro_cli
+from nitrokit.host.locking import exclusive
 
 _APP_LISTENS_WITHIN = 60.0
+_UP_WITHIN = 120.0
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -52,24 +54,30 @@ def _parser() -> argparse.ArgumentParser:
 
 def _dispatch(options: argparse.Namespace) -> Dict[str, Any]:
     name = configuration.check_name(options.enclave)
-    if options.command == "install":
-        return steps.install(_config_variable())
     if options.command == "wait":
-        return enclave.wait_until_up(name, 120)
+        return enclave.wait_until_up(name, _UP_WITHIN)
     if options.command == "attest":
         found = enclave.find(name)
-        return {
-            **enclave.ask(found["EnclaveCID"], enclave.CONTROL_PORT, {"op": "attest", "nonce": options.nonce}),
-            "enclave_id": found["EnclaveID"],
-        }
+        answer = enclave.ask(found["EnclaveCID"], enclave.CONTROL_PORT, {"op": "attest", "nonce": options.nonce})
+        return {**answer, "enclave_id": found["EnclaveID"]}
     if options.command == "ask":
         return _ask(name, options)
+    if options.command == "health":
+        return steps.health(configuration.load(name))
+    with exclusive():
+        return _change(name, options)
+
+
+def _change(name: str, options: argparse.Namespace) -> Dict[str, Any]:
+    """The commands that change the parent, under its lock."""
+    if options.command == "install":
+        return steps.install(name, _config_variable())
+    if options.command == "terminate":
+        return {"ended": nitro_cli(["terminate-enclave", "--enclave-name", name], "ending the enclave")}
     config = configuration.load(name)
     if options.command == "verify":
         return steps.verify(config, options.eif)
-    if options.command == "terminate":
-        return {"ended": nitro_cli(["terminate-enclave", "--enclave-name", name], "ending the enclave")}
-    step = {"allocate": steps.allocate, "image": steps.image, "run": steps.run_enclave, "health": steps.health}[options.command]
+    step = {"allocate": pool.allocate, "image": steps.image, "run": steps.run_enclave}[options.command]
     return step(config)
 
 
@@ -90,8 +98,14 @@ def _ask(name: str, options: argparse.Namespace) -> Dict[str, Any]:
     try:
         request = json.loads(sys.stdin.read())
     except ValueError as error:
-        raise configuration.AgentError("request", "the request on stdin is not JSON", got=str(error)) from error
+        raise configuration.AgentError(
+            "request", "the request on stdin is not JSON", got=str(error), do="pipe a JSON object into it"
+        ) from error
+    if not isinstance(request, dict):
+        raise configuration.AgentError("request", "the request on stdin is not an object", got=type(request).__name__)
     if options.with_credentials:
+        from nitrokit.host import imds  # an HTTP client: the other commands start without it
+
         request["credentials"] = imds.role_credentials()
     return enclave.ask(enclave.find(name)["EnclaveCID"], options.port, request, listening_within=_APP_LISTENS_WITHIN)
 

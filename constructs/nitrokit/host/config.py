@@ -7,13 +7,17 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 from nitrokit.errors import NitrokitError
 
 FOLDER = Path("/etc/nitrokit")
 STATE = Path("/var/lib/nitrokit")
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_S3_URI = re.compile(r"s3://[^\s]+")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_PCR = re.compile(r"[0-9a-f]{96}")
 
 
 class AgentError(NitrokitError):
@@ -71,25 +75,36 @@ def parse(text: str) -> Config:
     """Parse a configuration. Raises AgentError."""
     try:
         value: Dict[str, Any] = json.loads(text)
-        proxies = [Proxy(int(one["vsock_port"]), str(one["host"]), int(one["port"])) for one in value["proxies"]]
-        measurements = {str(key): str(pcr).lower() for key, pcr in value["measurements"].items()}
         config = Config(
-            check_name(value["name"]),
-            value["image_uri"],
-            value["image_sha256"],
-            measurements,
-            int(value["cpu_count"]),
-            int(value["memory_mib"]),
-            int(value["cid"]),
-            proxies,
+            name=check_name(value["name"]),
+            image_uri=str(value["image_uri"]),
+            image_sha256=str(value["image_sha256"]),
+            measurements={str(key): str(pcr).lower() for key, pcr in value["measurements"].items()},
+            cpu_count=int(value["cpu_count"]),
+            memory_mib=int(value["memory_mib"]),
+            cid=int(value["cid"]),
+            proxies=[Proxy(int(one["vsock_port"]), str(one["host"]), int(one["port"])) for one in value["proxies"]],
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise AgentError("config", "the configuration is damaged", got=repr(error)[:200], do="deploy again") from error
-    if not {"PCR0", "PCR1", "PCR2"} <= set(measurements):
-        raise AgentError(
-            "config", "the configuration locks no measurements", got=", ".join(sorted(measurements)), expected="PCR0, PCR1, PCR2"
-        )
+    for what, good in _checks(config):
+        if not good:
+            raise AgentError("config", f"the configuration's {what} is not allowed", got=text[:400], do="deploy again")
     return config
+
+
+def _checks(config: Config) -> List[Tuple[str, bool]]:
+    """What would end up in a unit file or a command line, and the lock, which must not be empty."""
+    locked = {"PCR0", "PCR1", "PCR2"} <= set(config.measurements) and all(_PCR.fullmatch(one) for one in config.measurements.values())
+    return [
+        ("image_uri", bool(_S3_URI.fullmatch(config.image_uri))),
+        ("image_sha256", bool(_SHA256.fullmatch(config.image_sha256))),
+        ("measurements", locked),
+        ("cpu_count", config.cpu_count > 0),
+        ("memory_mib", config.memory_mib >= 64),
+        ("cid", 4 <= config.cid < 2**32 - 1),
+        ("proxies", all(_HOST.fullmatch(one.host) and 0 < one.port < 65536 and one.vsock_port > 3 for one in config.proxies)),
+    ]
 
 
 def write_atomically(path: Path, text: str) -> bool:
@@ -102,7 +117,10 @@ def write_atomically(path: Path, text: str) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text)
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         if temporary.exists():

@@ -21,7 +21,9 @@ def find(name: str) -> Dict[str, Any]:
     for one in nitro_cli(["describe-enclaves"], "listing enclaves"):
         if one.get("EnclaveName") == name and one.get("State") == "RUNNING":
             return dict(one)
-    raise AgentError("not-running", f"no enclave {name} is running", do="look at the run step's output")
+    raise AgentError(
+        "not-running", f"no enclave {name} is running", do="run it (again): `run`; if it ends by itself, read its console in debug mode"
+    )
 
 
 def ask(cid: int, port: int, request: Dict[str, Any], *, listening_within: float = 0) -> Dict[str, Any]:
@@ -34,7 +36,7 @@ def ask(cid: int, port: int, request: Dict[str, Any], *, listening_within: float
             if size > _MAX_FRAME:
                 raise AgentError("answer", "the enclave's answer is too large", got=size, expected=_MAX_FRAME)
             answer = json.loads(_receive(connection, size))
-    except (OSError, ValueError, struct.error) as error:
+    except (OSError, ValueError, RecursionError, struct.error) as error:
         raise AgentError(
             "no-answer", f"the enclave does not answer on port {port}", got=str(error), do="look at the enclave's health"
         ) from error
@@ -78,6 +80,8 @@ def wait_until_up(name: str, timeout: float) -> Dict[str, Any]:
                 return {**state, "enclave": enclave}
             last = str(state)
         except AgentError as error:
+            if error.slug == "not-running":
+                raise  # run-enclave returned it as running: it has ended since, and does not come back
             last = str(error)
         if time.monotonic() > deadline:
             raise AgentError(

@@ -2,69 +2,31 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Optional
 
 from nitrokit.host import enclave
 from nitrokit.host.commands import nitro_cli, run
 from nitrokit.host.config import FOLDER, AgentError, Config, parse, write_atomically
+from nitrokit.host.proxies import start_proxies
 
-_ETC = Path("/etc")
-_NE_CPUS = Path("/sys/module/nitro_enclaves/parameters/ne_cpus")
-_LOCK = Path("/run/nitrokit-agent.lock")
-_ALLOCATOR = "nitro-enclaves-allocator.service"
 _HEALTHY_WITHIN = 120.0
-_DRAINING_TRIES = 5
+_DRAINING_TRIES, _DRAINING_WAIT = 6, 0.5
 
 
-def install(config_text: str) -> Dict[str, Any]:
-    """Write the configuration; install nitro-cli where it is missing. Raises AgentError."""
+def install(name: str, config_text: str) -> Dict[str, Any]:
+    """Write the configuration of the enclave ``name``; install nitro-cli where it is missing. Raises AgentError."""
     config = parse(config_text)
-    write_atomically(FOLDER / f"{config.name}.json", config_text)
+    if config.name != name:
+        raise AgentError("config", "the configuration is another enclave's", got=config.name, expected=name, do="deploy again")
     if shutil.which("nitro-cli") is None:
         run(["dnf", "install", "--assumeyes", "aws-nitro-enclaves-cli"], "installing nitro-cli", "install")
+    write_atomically(FOLDER / f"{config.name}.json", config_text)
     return {"enclave": config.name}
-
-
-def allocate(config: Config) -> Dict[str, Any]:
-    """Reserve the pool and read it back: the allocator has been known to say success on failure (nitro-cli issue 313). Raises AgentError."""
-    # Not YAML: a shell script reads it, and a comment behind a value would break it (nitro-cli:bootstrap/nitro-enclaves-allocator).
-    text = f"---\nmemory_mib: {config.memory_mib}\ncpu_count: {config.cpu_count}\n"
-    changed = write_atomically(_ETC / "nitro_enclaves" / "allocator.yaml", text)
-    if changed or len(_pool()) < config.cpu_count:
-        if nitro_cli(["describe-enclaves"], "listing enclaves"):
-            # The allocator refuses to run while an enclave does.
-            run(["nitro-cli", "terminate-enclave", "--all"], "ending enclaves of the old pool", "allocate")
-        run(["systemctl", "enable", _ALLOCATOR], "enabling the allocator", "allocate")
-        run(["systemctl", "restart", _ALLOCATOR], "reserving the pool", "allocate")
-    pool = _pool()
-    if len(pool) < config.cpu_count:
-        raise AgentError(
-            "pool",
-            "the allocator reserved too few CPUs",
-            got=",".join(map(str, pool)) or "none",
-            expected=config.cpu_count,
-            do="take a larger instance type",
-        )
-    return {"cpus": pool, "memory_mib": config.memory_mib}
-
-
-def _pool() -> List[int]:
-    """The CPUs that are reserved, from the driver: "2,3" or "2-3"."""
-    try:
-        text = _NE_CPUS.read_text().strip()
-    except OSError:
-        return []
-    cpus: List[int] = []
-    for part in filter(None, text.split(",")):
-        first, _, last = part.partition("-")
-        cpus += range(int(first), int(last or first) + 1)
-    return cpus
 
 
 def image(config: Config) -> Dict[str, Any]:
@@ -72,6 +34,7 @@ def image(config: Config) -> Dict[str, Any]:
     if config.eif.is_file() and _sha256(config.eif) == config.image_sha256:
         return {"image": str(config.eif), "fetched": False}
     config.eif.parent.mkdir(parents=True, exist_ok=True)
+    # One name: what a killed agent left behind is overwritten, and does not pile up.
     temporary = config.eif.with_suffix(".part")
     try:
         run(["aws", "s3", "cp", "--only-show-errors", config.image_uri, str(temporary)], "fetching the image", "image")
@@ -116,30 +79,27 @@ def verify(config: Config, eif: Optional[Path] = None) -> Dict[str, Any]:
 
 
 def run_enclave(config: Config) -> Dict[str, Any]:
-    """Start the proxies and the enclave, one launch at a time on this host. A right one that runs is left alone. Raises AgentError."""
+    """Start the proxies and the enclave. A right one that runs is left alone. Raises AgentError."""
     verify(config)
-    _start_proxies(config)
-    _LOCK.parent.mkdir(exist_ok=True)
-    with _LOCK.open("w") as lock:
-        # Two launches at once fail both: each binds the parent's port 9000 (nitro-cli issue 516).
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        running = [one for one in nitro_cli(["describe-enclaves"], "listing enclaves") if one.get("EnclaveName") == config.name]
-        if any(_is_right(one, config) for one in running):
-            return {"started": False, "enclave_id": running[0]["EnclaveID"]}
-        for one in running:
-            run(["nitro-cli", "terminate-enclave", "--enclave-id", one["EnclaveID"]], "ending the old enclave", "nitro-cli")
-        started = _launch(config)
-    return {"started": True, "enclave_id": started["EnclaveID"]}
+    start_proxies(config)
+    running = [one for one in nitro_cli(["describe-enclaves"], "listing enclaves") if one.get("EnclaveName") == config.name]
+    right = next((one for one in running if _is_right(one, config)), None)
+    if right is not None:
+        return {"started": False, "enclave_id": right["EnclaveID"]}
+    for one in running:
+        run(["nitro-cli", "terminate-enclave", "--enclave-id", one["EnclaveID"]], "ending the old enclave", "nitro-cli")
+    return {"started": True, "enclave_id": _launch(config)["EnclaveID"]}
 
 
 def _is_right(one: Dict[str, Any], config: Config) -> bool:
     measurements = one.get("Measurements") or {}
     same = all(str(measurements.get(name, "")).lower() == locked for name, locked in config.measurements.items())
-    return same and one.get("State") == "RUNNING" and one.get("Flags") == "NONE" and one.get("EnclaveCID") == config.cid
+    sized = one.get("NumberOfCPUs") == config.cpu_count and int(one.get("MemoryMiB") or 0) >= config.memory_mib
+    return same and sized and one.get("State") == "RUNNING" and one.get("Flags") == "NONE" and one.get("EnclaveCID") == config.cid
 
 
 def _launch(config: Config) -> Dict[str, Any]:
-    """Launch; CPUs and memory of an enclave that just ended may still be draining (nitro-cli issue 433): try again a few times."""
+    """Launch; CPUs and memory of an enclave that just ended may still be draining (aws-nitro-enclaves-cli issue 433): try again a few times."""
     command = ["run-enclave", "--eif-path", str(config.eif), "--cpu-count", str(config.cpu_count), "--memory", str(config.memory_mib)]
     command += ["--enclave-cid", str(config.cid), "--enclave-name", config.name]
     for attempt in range(_DRAINING_TRIES):
@@ -148,31 +108,8 @@ def _launch(config: Config) -> Dict[str, Any]:
         except AgentError as error:
             if "[ E29 ]" not in str(error.got) or attempt == _DRAINING_TRIES - 1:
                 raise
-            time.sleep(2**attempt)
+            time.sleep(_DRAINING_WAIT * 2**attempt)
     raise AssertionError("unreachable")
-
-
-def _start_proxies(config: Config) -> None:
-    """Units of our own: the bundled service has a fixed port and a commercial-partition host name (nitro-cli issue 699)."""
-    for proxy in config.proxies:
-        unit = f"nitrokit-vsock-proxy-{proxy.vsock_port}.service"
-        allowlist = _ETC / "nitrokit" / f"vsock-proxy-{proxy.vsock_port}.yaml"
-        changed = write_atomically(allowlist, f"allowlist:\n- {{address: {proxy.host}, port: {proxy.port}}}\n")
-        changed = (
-            write_atomically(_ETC / "systemd" / "system" / unit, _unit(proxy.vsock_port, proxy.host, proxy.port, allowlist)) or changed
-        )
-        if changed:
-            run(["systemctl", "daemon-reload"], "reloading systemd", "proxy")
-        run(["systemctl", "enable", unit], "enabling the proxy", "proxy")
-        run(["systemctl", "restart" if changed else "start", unit], f"starting the proxy to {proxy.host}", "proxy")
-
-
-def _unit(vsock_port: int, host: str, port: int, allowlist: Path) -> str:
-    return (
-        f"[Unit]\nDescription=vsock-proxy to {host} for enclaves\nAfter=network-online.target\nWants=network-online.target\n\n"
-        f"[Service]\nType=simple\nExecStart=/usr/bin/vsock-proxy --num_workers 32 --config {allowlist} {vsock_port} {host} {port}\nRestart=always\nRestartSec=1\n"
-        "NoNewPrivileges=yes\nProtectSystem=strict\nProtectHome=yes\nPrivateTmp=yes\n\n[Install]\nWantedBy=multi-user.target\n"
-    )
 
 
 def health(config: Config) -> Dict[str, Any]:

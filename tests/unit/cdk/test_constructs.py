@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -57,7 +56,7 @@ def template(stack):
 
 def test_the_host_has_enclaves_imdsv2_encryption_and_no_way_in(template):
     template.has_resource_properties("AWS::EC2::Instance", {"EnclaveOptions": {"Enabled": True}})
-    template.has_resource_properties("AWS::EC2::LaunchTemplate", {"LaunchTemplateData": {"MetadataOptions": {"HttpTokens": "required"}}})
+    template.has_resource_properties("AWS::EC2::Instance", {"MetadataOptions": {"HttpTokens": "required", "HttpPutResponseHopLimit": 1}})
     instance = next(iter(template.find_resources("AWS::EC2::Instance").values()))["Properties"]
     assert all(one["Ebs"]["Encrypted"] for one in instance["BlockDeviceMappings"])
     assert "KeyName" not in instance
@@ -168,38 +167,6 @@ def test_the_lambdas_asset_runs_by_itself_and_is_small():
 @pytest.mark.parametrize("architecture", ["arm64"])
 def test_arm64_assets_are_made_here_too(architecture):
     assert list(bundle("check_enclave", python="3.13", architecture=architecture).rglob("*aarch64*.so"))
-
-
-def test_cfn_lint_finds_nothing(stack, template, tmp_path):
-    path = tmp_path / "template.json"
-    path.write_text(json.dumps(template.to_json()))
-    done = subprocess.run(
-        [Path(sys.executable).with_name("cfn-lint"), "--regions", "us-east-1", "--ignore-checks", "W", "--", str(path)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-
-
-_ACKNOWLEDGED = {
-    "AwsSolutions-IAM4": "AmazonSSMManagedInstanceCore is what the SSM Agent needs; AWS keeps it right",
-    "AwsSolutions-IAM5": "ssm:GetCommandInvocation takes no resource; S3 reads are of the bootstrap bucket's objects",
-    "AwsSolutions-VPC7": "flow logs are the network owner's choice",
-    "AwsSolutions-EC29": "an enclave host holds no state: losing it loses nothing",
-    "AwsSolutions-EC23": "cannot be evaluated: the CIDR is a token; ingress is from a security group",
-    "AwsSolutions-L1": "the runtime is the user's choice",
-}
-
-
-def test_cdk_nag_is_clean_but_for_what_is_acknowledged_with_a_reason(stack, measurements, tmp_path):
-    from cdk_nag import AwsSolutionsChecks
-
-    app = cdk.App(outdir=str(tmp_path))
-    Everything(app, "Nagged", stack.image.eif, measurements)
-    report = json.dumps(AwsSolutionsChecks(app).validate_scope(app), default=lambda value: getattr(value, "_values", str(value)))
-    found = set(re.findall(r"AwsSolutions-[A-Z]+[0-9]+", report))
-    assert found <= set(_ACKNOWLEDGED), found - set(_ACKNOWLEDGED)
 
 
 def test_a_drifted_image_stops_the_synthesis_without_a_traceback(tmp_path, monkeypatch):

@@ -171,11 +171,12 @@ def _document(*commands, **parameters):
     return {"schemaVersion": "2.2", "parameters": parameters, "mainSteps": steps}
 
 
-def test_documents_run_step_by_step_until_one_fails():
-    shell = _Shell()
-    outcome = run_document(_document("echo one", "echo two >&2; exit 3", "echo three"), {}, shell, {}, lambda _: None)
-    assert outcome == Outcome("Failed", 3, "one\n", "two\n", "step1")
-    assert len(shell.scripts) == 2
+def test_a_failed_step_fails_the_document_and_ends_it_only_with_on_failure_exit():
+    shell, document = _Shell(), _document("echo one", "echo two >&2; exit 3", "echo three")
+    assert run_document(document, {}, shell, {}, lambda _: None) == Outcome("Failed", 3, "one\nthree\n", "two\n", "step1")
+    document["mainSteps"][1]["inputs"]["onFailure"] = "exit"
+    assert run_document(document, {}, shell, {}, lambda _: None) == Outcome("Failed", 3, "one\n", "two\n", "step1")
+    assert len(shell.scripts) == 5
 
 
 def test_env_var_parameters_never_become_part_of_a_script():

@@ -56,9 +56,12 @@ def run_document(
     environment: Mapping[str, str],
     note: Callable[[str], None],
 ) -> Outcome:
-    """Run a Command document (schema 2.2) on an instance; the first step that fails ends it."""
+    """Run a Command document (schema 2.2) on an instance. A failed step fails the document; the steps after it run all the same, unless it says
+    ``onFailure: exit`` (amazon-ssm-agent:agent/framework/runpluginutil).
+    """
     values, variables = _resolve(content.get("parameters", {}), parameters)
     stdout, stderr = "", ""
+    failed: tuple[str, ScriptResult] | None = None
     for step in content["mainSteps"]:
         if not _applies(step.get("precondition")):
             continue
@@ -67,9 +70,14 @@ def run_document(
         stdout += result.stdout
         stderr += result.stderr
         if result.exit_code != 0:
-            status = "TimedOut" if result.exit_code == 124 else "Failed"
-            return Outcome(status, result.exit_code, stdout[:_STDOUT_LIMIT], stderr[-_STDERR_LIMIT:], step["name"])
-    return Outcome("Success", 0, stdout[:_STDOUT_LIMIT], stderr[-_STDERR_LIMIT:])
+            failed = failed or (step["name"], result)
+            if step["inputs"].get("onFailure") == "exit":
+                break
+    if failed is None:
+        return Outcome("Success", 0, stdout[:_STDOUT_LIMIT], stderr[-_STDERR_LIMIT:])
+    name, result = failed
+    status = "TimedOut" if result.exit_code == 124 else "Failed"
+    return Outcome(status, result.exit_code, stdout[:_STDOUT_LIMIT], stderr[-_STDERR_LIMIT:], name)
 
 
 def _resolve(declared: Mapping[str, Any], given: Mapping[str, list[str]]) -> tuple[dict[str, Any], dict[str, str]]:

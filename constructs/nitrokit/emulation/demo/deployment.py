@@ -50,7 +50,8 @@ class Cdk:
 
     def bootstrap(self, account: str, region: str) -> None:
         """``cdk bootstrap``: the bucket and roles that a deployment needs. Raises DeployError."""
-        self._run("bootstrap", f"aws://{account}/{region}")
+        # Not in the app's folder: it needs no synthesis, and two of them would meet in cdk.out.
+        self._run("bootstrap", f"aws://{account}/{region}", folder=self.work_dir)
 
     def deploy(self, context: Mapping[str, str]) -> dict[str, str]:
         """``cdk deploy --all`` with ``context`` for the app; returns the stacks' outputs. Raises DeployError with the cause."""
@@ -72,13 +73,18 @@ class Cdk:
         stacks: dict[str, dict[str, str]] = json.loads(outputs.read_text())
         return {name: value for stack in stacks.values() for name, value in stack.items()}
 
-    def _run(self, *arguments: str) -> None:
+    def _run(self, *arguments: str, folder: Path | None = None) -> None:
         assert self._cdk is not None
         command = [self._cdk, *arguments, "--ci", "--no-notices"]
         with self.log.open("ab") as log:
             # A session of its own: Ctrl-C reaches us alone, and we end the CLI with its children.
             process = children.start(
-                command, cwd=self.app_dir, env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+                command,
+                cwd=folder or self.app_dir,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
             )
             try:
                 assert process.stdout is not None
