@@ -1,5 +1,6 @@
 """What several rooms' tests need: vectors, a small EIF, an emulated PKI."""
 
+import io
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -35,15 +36,15 @@ def measurements():
 def small_eif() -> bytes:
     from nitrokit.core.eif import write_eif
 
-    return b"".join(
-        bytes(chunk)
-        for chunk in write_eif(
-            kernel=b"kernel",
-            cmdline="cmdline",
-            ramdisks=[b"init", b"app"],
-            metadata={"ImageName": "small", "BuildMetadata": {"BuildTool": "t"}},
-        )
+    file = io.BytesIO()
+    write_eif(
+        file,
+        kernel=b"kernel",
+        cmdline="cmdline",
+        ramdisks=[b"init", b"app"],
+        metadata={"ImageName": "small", "BuildMetadata": {"BuildTool": "t"}},
     )
+    return file.getvalue()
 
 
 @pytest.fixture

@@ -98,7 +98,8 @@ class EnclaveImage(Construct):
     ) -> EnclaveImage:
         """An EIF built elsewhere. It is measured here and must be what ``measurements`` says. Raises EifError, ImageDriftError."""
         path = Path(eif)
-        differing = measurements.differences(read_eif(path.read_bytes()).measure())
+        with path.open("rb") as file:
+            differing = measurements.differences(read_eif(file).measurements)
         if differing:
             raise ImageDriftError(
                 "image", f"{path.name} does not measure as given", got="; ".join(map(str, differing)), expected="the given measurements"

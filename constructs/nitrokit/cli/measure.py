@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import mmap
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nitrokit.cli.output import JsonOption
+from nitrokit.cli.output import JsonOption, talk
 from nitrokit.errors import UsageError
 
 
@@ -20,15 +20,17 @@ def measure(
     """Print an EIF's measurements and header facts, as `nitro-cli describe-eif` does (always JSON)."""
     from nitrokit.core.eif import read_eif
 
-    print(json.dumps(read_eif(open_bytes(eif)).describe(), indent=2))
-
-
-def open_bytes(path: Path) -> mmap.mmap:
-    """A file's bytes, mapped: an EIF may have gigabytes. Raises UsageError for a missing, unreadable or empty file."""
     try:
-        with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            "unreadable-file", f"cannot read {path}", got=str(error), expected="a file with content", do="check the path"
-        ) from error
+        with eif.open("rb") as file:
+            found = read_eif(file)
+    except OSError as error:
+        raise UsageError("unreadable-file", f"cannot read {eif}", got=str(error), expected="a regular file", do="check the path") from error
+    print(json.dumps(found.describe(), indent=2))
+    signature = found.signature
+    if signature is None:
+        return
+    if not signature.holds(found.measurements.pcr0):
+        talk("warning: the signature does not hold over this image; PCR8 is only what the file claims")
+    if not signature.valid_at(datetime.now(UTC)):
+        dates = signature.describe()
+        talk(f"warning: the signing certificate is valid from {dates['NotBefore']} to {dates['NotAfter']}: the enclave will not start")

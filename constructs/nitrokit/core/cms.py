@@ -21,6 +21,8 @@ from cryptography.hazmat.primitives.padding import PKCS7
 from nitrokit.errors import NitrokitError
 
 MAX_MESSAGE = 1 << 16
+RSA_SIZES = (2048, 3072, 4096)  # aws-nitro-enclaves-sdk-c:include/aws/nitro_enclaves/attestation.h
+_KEY_BYTES = 32
 _MAX_DEPTH = 12
 _DATA = bytes.fromhex("06092a864886f70d010701")
 _ENVELOPED_DATA = bytes.fromhex("06092a864886f70d010703")
@@ -51,26 +53,27 @@ class _Node:
 
 
 def open_enveloped_data(message: bytes, private_key: RSAPrivateKey) -> bytes:
-    """Open a message. Raises CmsError: ``malformed`` for the form, ``undecryptable`` alike for a wrong key, wrong padding and wrong content."""
-    key_parts, iv, content = _parse(message)
+    """Open a message. Raises CmsError: ``key-size``, ``malformed`` for the form, ``undecryptable`` alike for a wrong key, wrong padding and wrong content."""
+    _check_size(private_key.key_size)
+    encrypted_key, iv, content = _parse(message)
     failed = CmsError(
         "undecryptable", "the CMS message does not open with this key", do="ask KMS again with a fresh attestation document and its key"
     )
     try:
-        key = private_key.decrypt(key_parts, _OAEP)
-        decryptor = Cipher(AES(key), CBC(iv)).decryptor()
-        unpadder = PKCS7(128).unpadder()
-        padded = decryptor.update(content) + decryptor.finalize()
-        if len(key) != 32:
+        key = private_key.decrypt(encrypted_key, _OAEP)
+        if len(key) != _KEY_BYTES:
             raise failed
+        decryptor, unpadder = Cipher(AES(key), CBC(iv)).decryptor(), PKCS7(128).unpadder()
+        padded = decryptor.update(content) + decryptor.finalize()
         return unpadder.update(padded) + unpadder.finalize()
     except ValueError:
         raise failed from None  # one opaque failure: which step failed is nobody's business
 
 
 def seal_enveloped_data(plaintext: bytes, public_key: RSAPublicKey, *, random: Callable[[int], bytes]) -> bytes:
-    """Write a message in the form KMS uses (indefinite lengths). ``random(n)`` gives n random bytes."""
-    key, iv = random(32), random(16)
+    """Write a message in the form KMS uses (indefinite lengths). ``random(n)`` gives n random bytes. Raises CmsError for a key of another size."""
+    _check_size(public_key.key_size)
+    key, iv = random(_KEY_BYTES), random(16)
     padder, encryptor = PKCS7(128).padder(), Cipher(AES(key), CBC(iv)).encryptor()
     content = encryptor.update(padder.update(plaintext) + padder.finalize()) + encryptor.finalize()
     spki = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
@@ -85,6 +88,17 @@ def seal_enveloped_data(plaintext: bytes, public_key: RSAPublicKey, *, random: C
     algorithm = _tlv(0x30, _AES_256_CBC + _tlv(0x04, iv))
     encrypted = _indefinite(0x30, _DATA + algorithm + _indefinite(0xA0, _tlv(0x04, content)))
     return _indefinite(0x30, _ENVELOPED_DATA + _indefinite(0xA0, _indefinite(0x30, version + _tlv(0x31, recipient) + encrypted)))
+
+
+def _check_size(bits: int) -> None:
+    if bits not in RSA_SIZES:
+        raise CmsError(
+            "key-size",
+            "not an RSA key for a KMS recipient",
+            got=f"{bits} bits",
+            expected=", ".join(map(str, RSA_SIZES)),
+            do="make another key",
+        )
 
 
 def _oaep(digest: bytes, mask_digest: bytes) -> bytes:
@@ -102,7 +116,7 @@ def _parse(message: bytes) -> tuple[bytes, bytes, bytes]:
             raise _malformed("bytes behind the message")
         kind, wrapper = root.children
         (enveloped,) = wrapper.children
-        version, recipients, encrypted = enveloped.children[:3]
+        version, recipients, encrypted = enveloped.children
         (recipient,) = recipients.children
         recipient_version, identifier, key_algorithm, key = recipient.children
         content_type, content_algorithm, content = encrypted.children

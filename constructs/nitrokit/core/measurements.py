@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from nitrokit.errors import UsageError
 PCR_LENGTH = 48
 ZERO = bytes(PCR_LENGTH)
 HASH_ALGORITHM = "Sha384 { ... }"  # nitro-cli prints exactly this
+_ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[!-~]+")
+_INSTANCE_ID = re.compile(r"i-[0-9a-f]{8,17}")
 
 
 class MeasurementsError(UsageError):
@@ -30,7 +33,12 @@ def digest(chunks: Iterable[bytes | bytearray | memoryview]) -> bytes:
     inner = hashlib.sha384()
     for chunk in chunks:
         inner.update(chunk)
-    return hashlib.sha384(ZERO + inner.digest()).digest()
+    return finalize(inner.digest())
+
+
+def finalize(inner: bytes) -> bytes:
+    """SHA384(48 zero bytes ‖ ``inner``), where ``inner`` is the SHA-384 of the content: a PCR extended once from zero."""
+    return hashlib.sha384(ZERO + inner).digest()
 
 
 EMPTY_PCR2 = digest([])
@@ -38,12 +46,22 @@ EMPTY_PCR2 = digest([])
 
 
 def pcr3(role_arn: str) -> bytes:
-    """SHA384(48 zero bytes ‖ ARN of the parent's IAM role, not of its instance profile)."""
+    """SHA384(48 zero bytes ‖ ARN of the parent's IAM role). Raises MeasurementsError for another ARN: an instance profile's or a session's is never measured."""
+    if not _ROLE_ARN.fullmatch(role_arn):
+        raise MeasurementsError(
+            "role-arn",
+            "not the ARN of an IAM role",
+            got=role_arn[:160],
+            expected="arn:aws:iam::<account>:role/<name>",
+            do="name the role, not its instance profile or a session",
+        )
     return hashlib.sha384(ZERO + role_arn.encode()).digest()
 
 
 def pcr4(instance_id: str) -> bytes:
-    """SHA384(48 zero bytes ‖ the parent's instance id)."""
+    """SHA384(48 zero bytes ‖ the parent's instance id). Raises MeasurementsError for another kind of id."""
+    if not _INSTANCE_ID.fullmatch(instance_id):
+        raise MeasurementsError("instance-id", "not an EC2 instance id", got=instance_id[:160], expected="i-<8 to 17 hex digits>")
     return hashlib.sha384(ZERO + instance_id.encode()).digest()
 
 
@@ -92,7 +110,8 @@ class Measurements:
 
     def differences(self, other: Measurements) -> list[PcrDifference]:
         """The PCRs of this set (the expected one) that ``other`` does not have."""
-        return differences(self, other.pcrs())
+        got = other.pcrs()
+        return [PcrDifference(index, value, got.get(index)) for index, value in self.pcrs().items() if got.get(index) != value]
 
     def to_json(self) -> str:
         """``nitro-cli build-enclave``'s form, canonical, with a final newline."""
@@ -101,42 +120,55 @@ class Measurements:
 
     @classmethod
     def parse(cls, text: str | bytes) -> Measurements:
-        """Read ``build-enclave``'s or ``describe-eif``'s JSON, or the bare map; hex in either case. Raises MeasurementsError."""
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise MeasurementsError(
-                "not-json",
-                "measurements are not JSON",
-                got=str(error)[:200],
-                expected="the output of nitro-cli build-enclave",
-                do="record them anew with `nitrokit lock`",
-            ) from error
-        fields = value.get("Measurements", value) if isinstance(value, dict) else None
-        if not isinstance(fields, dict):
-            raise MeasurementsError(
-                "no-measurements",
-                "no measurements in the JSON",
-                got=type(fields).__name__,
-                expected='{"Measurements": {"PCR0": …}}',
-                do="record them anew with `nitrokit lock`",
-            )
+        """Read ``build-enclave``'s or ``describe-eif``'s JSON, or the bare map of PCRs. Raises MeasurementsError.
+
+        Leniently: what nitro-cli prints before the JSON (its progress, where both streams went to one file), a byte order mark, hex in either case, ``0x`` before it.
+        """
+        fields = _fields(_load(text))
         pcrs = {index: _pcr(fields, index) for index in (0, 1, 2)}
         return cls(pcrs[0], pcrs[1], pcrs[2], _pcr(fields, 8) if fields.get("PCR8") is not None else None)
 
 
-def differences(expected: Measurements, got: dict[int, bytes]) -> list[PcrDifference]:
-    """The PCRs of ``expected`` that ``got`` (PCR index → value) does not have."""
-    return [PcrDifference(index, value, got.get(index)) for index, value in expected.pcrs().items() if got.get(index) != value]
+def _load(text: str | bytes) -> object:
+    try:
+        decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        start = re.search(r"^[ \t]*\{", decoded, re.MULTILINE)
+        return json.loads(decoded[start.start() :] if start else decoded, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise MeasurementsError(
+            "not-json",
+            "measurements are not JSON",
+            got=str(error)[:200],
+            expected="the output of nitro-cli build-enclave",
+            do="record them anew with `nitrokit lock`",
+        ) from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, each name once: which of two values was meant is not for us to guess."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return found
+
+
+def _fields(value: object) -> dict[str, Any]:
+    fields = value.get("Measurements", value) if isinstance(value, dict) else None
+    if not isinstance(fields, dict):
+        raise MeasurementsError(
+            "no-measurements",
+            "no measurements in the JSON",
+            got=type(fields).__name__,
+            expected='{"Measurements": {"PCR0": …}}',
+            do="record them anew with `nitrokit lock`",
+        )
+    return fields
 
 
 def _pcr(fields: dict[str, Any], index: int) -> bytes:
     text = fields.get(f"PCR{index}")
-    try:
-        value = bytes.fromhex(text) if isinstance(text, str) and text.isascii() and not any(c.isspace() for c in text) else None
-    except ValueError:
-        value = None
-    if value is None or len(value) != PCR_LENGTH:
+    digits = re.fullmatch(r"(?:0[xX])?([0-9a-fA-F]{96})", text) if isinstance(text, str) else None
+    if digits is None:
         raise MeasurementsError(
             "bad-pcr",
             f"PCR{index} is not a SHA-384 value",
@@ -144,4 +176,4 @@ def _pcr(fields: dict[str, Any], index: int) -> bytes:
             expected=f"{2 * PCR_LENGTH} hex digits",
             do="record the measurements anew with `nitrokit lock`",
         )
-    return value
+    return bytes.fromhex(digits[1])

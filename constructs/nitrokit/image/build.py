@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nitrokit._version import __version__
-from nitrokit.core.eif import read_eif, write_eif
+from nitrokit.core.eif import write_eif
 from nitrokit.core.manifest import Manifest, parse_manifest
 from nitrokit.core.measurements import Measurements
 from nitrokit.errors import UsageError
 from nitrokit.image import cpio
-from nitrokit.image.files import write_atomically
+from nitrokit.image.files import replacing
 from nitrokit.image.kernel import KernelBlobs
 from nitrokit.image.lock import read_package_lock
 from nitrokit.image.rootfs import application_tree, bootstrap_tree
@@ -52,11 +52,13 @@ def build_image(folder: Path, *, kernel: KernelBlobs, output: Path, cache: Path,
     lock = read_package_lock(folder)
     ramdisks = [cpio.write(bootstrap_tree(kernel)), cpio.write(application_tree(folder, manifest, lock, cache, progress))]
     bzimage = kernel.bzimage.read_bytes()
-    chunks = list(write_eif(kernel=bzimage, cmdline=kernel.cmdline, ramdisks=ramdisks, metadata=_metadata(manifest), arch=manifest.arch))
-    write_atomically(output, chunks)
+    with replacing(output) as file:
+        measurements = write_eif(
+            file, kernel=bzimage, cmdline=kernel.cmdline, ramdisks=ramdisks, metadata=_metadata(manifest), arch=manifest.arch
+        )
     contents = (bzimage, kernel.cmdline.encode(), *ramdisks)
     sections = {name: hashlib.sha256(content).hexdigest() for name, content in zip(SECTIONS, contents, strict=True)}
-    return BuiltImage(output, read_eif(b"".join(chunks)).measure(), sections)
+    return BuiltImage(output, measurements, sections)
 
 
 def _metadata(manifest: Manifest) -> dict[str, object]:

@@ -44,7 +44,8 @@ def stack(tmp_path_factory, measurements):
     from nitrokit.core.eif import write_eif
 
     eif = tmp_path_factory.mktemp("eif") / "small.eif"
-    eif.write_bytes(b"".join(bytes(one) for one in write_eif(kernel=b"kernel", cmdline="cmdline", ramdisks=[b"init", b"app"], metadata={})))
+    with eif.open("w+b") as file:
+        write_eif(file, kernel=b"kernel", cmdline="cmdline", ramdisks=[b"init", b"app"], metadata={})
     app = cdk.App(context={"@aws-cdk/aws-ec2:uniqueImdsv2TemplateName": True}, outdir=str(tmp_path_factory.mktemp("out")))
     return Everything(app, "Everything", eif, measurements)
 

@@ -33,14 +33,14 @@ OWNER = "arn:aws:iam::123456789012:role/owner"
 @pytest.fixture(scope="module")
 def eif(tmp_path_factory):
     path = tmp_path_factory.mktemp("eif") / "small.eif"
-    chunks = write_eif(kernel=b"kernel", cmdline="c", ramdisks=[b"init", b"app"], metadata={"BuildMetadata": {}})
-    path.write_bytes(b"".join(bytes(chunk) for chunk in chunks))
+    with path.open("w+b") as file:
+        write_eif(file, kernel=b"kernel", cmdline="c", ramdisks=[b"init", b"app"], metadata={"BuildMetadata": {}})
     return path
 
 
 @pytest.fixture(scope="module")
 def locked(eif):
-    return read_eif(eif.read_bytes()).measure()
+    return read_eif(eif.read_bytes()).measurements
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def test_verify_says_pass_and_fail(vectors, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["bogus"], 2, "No such command"), (["measure"], 2, "Missing"), (["measure", "/nowhere.eif"], 2, "usage/unreadable-file"), (["measure", "/dev/null"], 2, "usage/unreadable-file"),
+        (["bogus"], 2, "No such command"), (["measure"], 2, "Missing"), (["measure", "/nowhere.eif"], 2, "usage/unreadable-file"), (["measure", "/dev/null"], 1, "eif/truncated"),
         (["measure", "README.md"], 1, "eif/bad-magic"), (["build", "docs"], 2, "usage/no-image"), (["verify", "README.md", "-m", "enclave_images/hello"], 1, "document/"),
         (["verify", "README.md", "-m", "README.md"], 2, "measurements/not-json"), (["verify", "README.md", "-m", "enclave_images/hello", "--nonce", "xyz"], 2, "usage/bad-nonce"),
         (["local", "demo", "--image", "docs"], 2, "usage/no-image"), (["local", "demo", "--runner", "moon"], 2, "moon"), (["local", "demo", "--runner", "qemu"], 3, "emulation/no-qemu"),

@@ -86,8 +86,8 @@ def test_a_host_that_gives_no_document_is_unreachable_never_a_pass(answer, measu
     ssm = _Ssm(_Ssm.exceptions.InvocationDoesNotExist, {"Status": "InProgress"}, answer)
     environment = {
         "MEASUREMENTS": json.dumps([json.loads(measurements.to_json())]),
-        "HOST_ROLE_ARN": "r",
-        "INSTANCE_ID": "i-1",
+        "HOST_ROLE_ARN": "arn:aws:iam::123456789012:role/host",
+        "INSTANCE_ID": "i-0123456789abcdef0",
         "DOCUMENT_NAME": "d",
         "ENCLAVE": "e",
     }
@@ -99,8 +99,8 @@ def test_a_host_that_gives_no_document_is_unreachable_never_a_pass(answer, measu
 def test_each_check_has_its_own_nonce(measurements):
     environment = {
         "MEASUREMENTS": json.dumps([json.loads(measurements.to_json())]),
-        "HOST_ROLE_ARN": "r",
-        "INSTANCE_ID": "i-1",
+        "HOST_ROLE_ARN": "arn:aws:iam::123456789012:role/host",
+        "INSTANCE_ID": "i-0123456789abcdef0",
         "DOCUMENT_NAME": "d",
         "ENCLAVE": "e",
     }

@@ -65,7 +65,7 @@ def parent(pki, tmp_path):
 
 
 def _config(eif, **changes):
-    measured = read_eif(eif.read_bytes()).measure()
+    measured = read_eif(eif.read_bytes()).measurements
     value = {
         "name": "hello", "image_uri": "s3://bucket/hello.eif", "image_sha256": hashlib.sha256(eif.read_bytes()).hexdigest(),
         "measurements": {f"PCR{index}": pcr.hex() for index, pcr in measured.pcrs().items()}, "cpu_count": 2, "memory_mib": 256, "cid": 16,

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from nitrokit.core import cbor
-from nitrokit.core.cose import CoseError, CoseSign1, parse_sign1
+from nitrokit.core.cose import ES384, CoseError, CoseSign1, parse_sign1
 from nitrokit.errors import NitrokitError
 
 MAX_DOCUMENT = 32 * 1024
@@ -56,13 +56,13 @@ def parse_document(data: bytes, *, any_signature: bool = False) -> UnverifiedDoc
     1. COSE_Sign1, tagged or not; protected header exactly ES384; empty unprotected map; 96-byte signature (``any_signature`` skips algorithm and size: for reading an unsigned
        document of an emulator, never for verification).
     2. Strict CBOR payload of 1 to 16384 bytes, definite or indefinite; the known keys alone.
-    3. Every field's rule (module_id not empty; digest "SHA384"; timestamp; 1–32 PCRs of 32, 48 or 64 bytes; certificate and
-    cabundle entries of 1–1024 bytes; optional fields null or at most 1024 bytes).
+    3. Every field's rule: ``module_id`` not empty; ``digest`` "SHA384"; ``timestamp`` in milliseconds; 1–32 PCRs of 32, 48 or 64 bytes; ``certificate`` and
+       each of 1–16 ``cabundle`` entries 1–1024 bytes; optional fields null or at most 1024 bytes.
     """
     if len(data) > MAX_DOCUMENT:
         raise DocumentError("too-large", "document too large", got=f"{len(data)} bytes", expected=f"at most {MAX_DOCUMENT}")
     try:
-        sign1 = parse_sign1(data, any_algorithm=any_signature)
+        sign1 = parse_sign1(data, None if any_signature else (ES384,))
         payload = cbor.decode(sign1.payload)
     except (CoseError, cbor.CborError) as error:
         raise DocumentError(error.slug, error.what, got=error.got, expected=error.expected) from error

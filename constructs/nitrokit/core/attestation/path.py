@@ -6,13 +6,13 @@ A generic web-PKI validator demands SAN, SKI or EKU and refuses these certificat
 from __future__ import annotations
 
 import hmac
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
 
 from nitrokit.core.attestation.roots import TrustAnchor
@@ -34,16 +34,18 @@ class VerificationError(NitrokitError):
     area = "verification"
 
 
-def validate_path(certificate: bytes, cabundle: tuple[bytes, ...], trust_anchor: TrustAnchor, time: datetime) -> ec.EllipticCurvePublicKey:
-    """Walk root → … → leaf and return the leaf's key. Raises VerificationError.
+@dataclass(frozen=True)
+class ValidatedCertificate:
+    """The end of a validated path: the certificate, its key, and when the whole path up to it is valid (both ends included)."""
 
-    4. The first certificate of the bundle is the trust anchor, byte for byte.
-    5. Each certificate names its predecessor as issuer and is signed by its key, ECDSA with SHA-384.
-    6. Each is valid at ``time``, both ends included.
-    7. All but the leaf are CAs with keyCertSign, no path longer than its pathLen; the leaf is none, with digitalSignature and without pathLen.
-    8. Every key is on P-384.
-    9. No critical extension that we do not understand, no name constraints.
-    """
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePublicKey
+    not_before: datetime
+    not_after: datetime
+
+
+def check_anchor(cabundle: tuple[bytes, ...], trust_anchor: TrustAnchor) -> None:
+    """4. The first certificate of the bundle is the trust anchor, byte for byte. Raises VerificationError."""
     if not hmac.compare_digest(cabundle[0], trust_anchor.der):
         raise VerificationError(
             "root",
@@ -51,21 +53,62 @@ def validate_path(certificate: bytes, cabundle: tuple[bytes, ...], trust_anchor:
             got=f"{len(cabundle)} certificates from another root",
             expected=f"{trust_anchor.name} (SHA-256 {trust_anchor.sha256})",
         )
-    chain = [_load(der, number) for number, der in enumerate([*cabundle, certificate])]
-    parent = chain[0]
-    for number, current in enumerate(chain):
-        _check_link(parent, current, number)
-        _check_validity(current, number, time)
-        _check_extensions(current, number)
-        _check_role(current, number, below=len(chain) - number - 2)
-        parent = current
-    return _key(chain[-1], len(chain) - 1)
+
+
+def validate_cas(cabundle: tuple[bytes, ...], time: datetime) -> ValidatedCertificate:
+    """Walk from the anchor to the leaf's issuer. Raises VerificationError.
+
+    5. Each certificate but the anchor names its predecessor as issuer and is signed by its key, ECDSA with SHA-384.
+    6. Each is valid at ``time``, both ends included, the anchor too.
+    7. Each is a CA with keyCertSign, and no path below one is longer than its pathLen.
+    8. Every key is on P-384.
+    9. No critical extension that we do not understand, no name constraints.
+    """
+    path = None
+    for number, der in enumerate(cabundle):
+        path = _next(der, number, path, time)
+        _check_ca(path.certificate, number, below=len(cabundle) - 1 - number)
+    assert path is not None  # a parsed document has at least one CA
+    return path
+
+
+def validate_leaf(der: bytes, number: int, issuer: ValidatedCertificate, time: datetime) -> ValidatedCertificate:
+    """Checks 5–9 for the leaf: no CA, digitalSignature, no pathLen. ``number``: its place in the path. Raises VerificationError."""
+    leaf = _next(der, number, issuer, time)
+    usage = _extension(leaf.certificate, x509.KeyUsage)
+    if usage is None or not usage.digital_signature:
+        raise VerificationError("leaf-usage", "the leaf may not sign documents", expected="keyUsage digitalSignature")
+    constraints = _extension(leaf.certificate, x509.BasicConstraints)
+    if constraints is not None and (constraints.ca or constraints.path_length is not None):
+        raise VerificationError("leaf-is-ca", "the leaf is a CA", expected="an end entity")
+    return leaf
+
+
+def _next(der: bytes, number: int, issuer: ValidatedCertificate | None, time: datetime) -> ValidatedCertificate:
+    certificate = _load(der, number)
+    if issuer is not None:
+        # The signature first: what a certificate says is looked into only when somebody trusted has signed it.
+        _check_link(issuer.certificate, certificate, number)
+    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if not start <= time <= end:
+        raise VerificationError(
+            "validity",
+            f"certificate {number} is not valid at the validation time",
+            got=time.isoformat(),
+            expected=f"{start.isoformat()} to {end.isoformat()}",
+            do="ask for a fresh document (a leaf lives three hours); verify archived evidence as such, at its own time",
+        )
+    _check_extensions(certificate, number)
+    key = _key(certificate, number)
+    if issuer is None:
+        return ValidatedCertificate(certificate, key, start, end)
+    return ValidatedCertificate(certificate, key, max(start, issuer.not_before), min(end, issuer.not_after))
 
 
 def _load(der: bytes, number: int) -> x509.Certificate:
     try:
         return x509.load_der_x509_certificate(der)
-    except (ValueError, x509.InvalidVersion) as error:
+    except Exception as error:  # cryptography's parser has several, and warnings that a caller may have made errors
         raise VerificationError("certificate", f"certificate {number} is malformed", got=str(error)[:120]) from error
 
 
@@ -80,7 +123,6 @@ def _key(certificate: x509.Certificate, number: int) -> ec.EllipticCurvePublicKe
 
 
 def _check_link(issuer: x509.Certificate, certificate: x509.Certificate, number: int) -> None:
-    # The signature first: nothing of a certificate is looked into before somebody trusted has signed it.
     if certificate.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA384:
         raise VerificationError(
             "algorithm",
@@ -89,40 +131,24 @@ def _check_link(issuer: x509.Certificate, certificate: x509.Certificate, number:
             expected="ecdsa-with-SHA384",
         )
     try:
-        _key(issuer, number - 1).verify(certificate.signature, certificate.tbs_certificate_bytes, ec.ECDSA(SHA384()))
+        certificate.verify_directly_issued_by(issuer)
     except InvalidSignature as error:
         raise VerificationError(
             "certificate-signature", f"the signature on certificate {number} does not hold", do="treat the document as forged"
         ) from error
-    try:
-        names_agree = certificate.issuer == issuer.subject
-    except ValueError as error:
-        raise VerificationError("certificate", f"certificate {number} has a malformed name", got=str(error)[:120]) from error
-    if not names_agree:
+    except (ValueError, TypeError) as error:  # the names differ, or the algorithm inside is not the one outside (RFC 5280 section 4.1.1.2)
         raise VerificationError(
             "issuer",
-            f"certificate {number} names another issuer",
-            got=certificate.issuer.rfc4514_string()[:160],
-            expected=issuer.subject.rfc4514_string()[:160],
-        )
-
-
-def _check_validity(certificate: x509.Certificate, number: int, time: datetime) -> None:
-    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    if not start <= time <= end:
-        raise VerificationError(
-            "validity",
-            f"certificate {number} is not valid at the validation time",
-            got=time.isoformat(),
-            expected=f"{start.isoformat()} to {end.isoformat()}",
-            do="ask for a fresh document; a leaf lives three hours",
-        )
+            f"certificate {number} is not issued by certificate {number - 1}",
+            got=str(error)[:160],
+            expected="the predecessor's subject as issuer, one algorithm inside and outside",
+        ) from error
 
 
 def _check_extensions(certificate: x509.Certificate, number: int) -> None:
     try:
         extensions = certificate.extensions
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except Exception as error:  # as for _load
         raise VerificationError("certificate", f"certificate {number} has malformed extensions", got=str(error)[:120]) from error
     for extension in extensions:
         if extension.oid == ExtensionOID.NAME_CONSTRAINTS or (extension.critical and extension.oid not in _UNDERSTOOD):
@@ -131,24 +157,17 @@ def _check_extensions(certificate: x509.Certificate, number: int) -> None:
             )
 
 
-def _check_role(certificate: x509.Certificate, number: int, *, below: int) -> None:
-    """``below``: how many CAs stand between this certificate and the leaf; -1 for the leaf itself."""
+def _check_ca(certificate: x509.Certificate, number: int, *, below: int) -> None:
+    """``below``: how many CAs stand between this certificate and the leaf."""
     constraints, usage = _extension(certificate, x509.BasicConstraints), _extension(certificate, x509.KeyUsage)
-    _key(certificate, number)
-    if below >= 0:
-        if constraints is None or not constraints.ca or usage is None or not usage.key_cert_sign:
-            raise VerificationError(
-                "not-a-ca", f"certificate {number} may not issue certificates", expected="basicConstraints CA and keyUsage keyCertSign"
-            )
-        if constraints.path_length is not None and below > constraints.path_length:
-            raise VerificationError(
-                "path-length", f"the path below certificate {number} is too long", got=below, expected=f"at most {constraints.path_length}"
-            )
-        return
-    if usage is None or not usage.digital_signature:
-        raise VerificationError("leaf-usage", "the leaf may not sign documents", expected="keyUsage digitalSignature")
-    if constraints is not None and (constraints.ca or constraints.path_length is not None):
-        raise VerificationError("leaf-is-ca", "the leaf is a CA", expected="an end entity")
+    if constraints is None or not constraints.ca or usage is None or not usage.key_cert_sign:
+        raise VerificationError(
+            "not-a-ca", f"certificate {number} may not issue certificates", expected="basicConstraints CA and keyUsage keyCertSign"
+        )
+    if constraints.path_length is not None and below > constraints.path_length:
+        raise VerificationError(
+            "path-length", f"the path below certificate {number} is too long", got=below, expected=f"at most {constraints.path_length}"
+        )
 
 
 def _extension(certificate: x509.Certificate, kind: type[_T]) -> _T | None:

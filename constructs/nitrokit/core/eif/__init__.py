@@ -2,6 +2,7 @@
 
 from nitrokit.core.eif.format import EifError, Section, SectionType
 from nitrokit.core.eif.reader import Eif, read_eif
-from nitrokit.core.eif.writer import write_eif
+from nitrokit.core.eif.signature import EifSignature
+from nitrokit.core.eif.writer import Signer, sign_eif, write_eif
 
-__all__ = ["Eif", "EifError", "Section", "SectionType", "read_eif", "write_eif"]
+__all__ = ["Eif", "EifError", "EifSignature", "Section", "SectionType", "Signer", "read_eif", "sign_eif", "write_eif"]

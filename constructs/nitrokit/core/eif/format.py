@@ -13,6 +13,8 @@ VERSION = 4
 READABLE_VERSIONS = (2, 3, 4)
 MAX_SECTIONS = 32
 MAX_SIGNATURE = 32768
+MAX_METADATA = 1 << 20  # ours: AWS's builder takes at most 4 KiB of custom metadata, the rest is a few facts and docker's
+MAX_CMDLINE = 1 << 16  # ours: Linux takes 2 KiB on both architectures
 # magic, version, flags, default_mem, default_cpus, reserved, num_sections, 32 offsets, 32 sizes, unused, crc32
 HEADER = struct.Struct(">4sHHQQHH32Q32QII")
 HEADER_SIZE = HEADER.size
@@ -36,9 +38,13 @@ class SectionType(IntEnum):
     METADATA = 5
 
 
+MAX_SIZES = {SectionType.SIGNATURE: MAX_SIGNATURE, SectionType.METADATA: MAX_METADATA, SectionType.CMDLINE: MAX_CMDLINE}
+
+
 @dataclass(frozen=True)
 class Section:
-    """One section: ``data`` is a view into the file, without the 12-byte section header."""
+    """One section. ``offset``: of its data in the file, behind the 12-byte section header; ``size``: of its data in bytes."""
 
     type: SectionType
-    data: memoryview
+    offset: int
+    size: int

@@ -6,10 +6,11 @@ IAM User Guide "Condition operators" (negated operators match when the key is ab
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
-from nitrokit.core.key_policy.matching import PolicyError
+from nitrokit.core.key_policy.document import PolicyError
 from nitrokit.core.measurements import EMPTY_PCR2, Measurements
 
 MAX_POLICY = 32_768
@@ -57,7 +58,17 @@ def build_key_policy(
     statements.append(_statement("Administration", "Allow", administrator_arn or root, _ADMINISTRATION))
     if not sealed:
         statements.append(_statement("ChangePolicy", "Allow", administrator_arn, ["kms:PutKeyPolicy"]))
-    return {"Version": "2012-10-17", "Statement": statements}
+    policy = {"Version": "2012-10-17", "Statement": statements}
+    size = len(json.dumps(policy, separators=(",", ":")))
+    if size > MAX_POLICY:
+        raise PolicyError(
+            "too-large",
+            "the key policy is larger than KMS takes",
+            got=f"{size} bytes for {len(measurements)} sets of measurements",
+            expected=f"at most {MAX_POLICY}",
+            do="retire sets, or use another key",
+        )
+    return policy
 
 
 def _check(measurements: Sequence[Measurements], administrator_arn: str | None, sealed: bool) -> None:

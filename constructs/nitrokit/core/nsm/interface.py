@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from nitrokit.core.nsm.messages import NsmError, decode_response, encode_request
+from nitrokit.core.nsm.messages import decode_response, encode_request
 
 
 @dataclass(frozen=True)
@@ -51,24 +51,15 @@ class NsmClient:
 
     def describe(self) -> NsmDescription:
         fields = self._call("DescribeNSM")
-        try:
-            version = tuple(int(fields[f"version_{part}"]) for part in ("major", "minor", "patch"))
-            return NsmDescription(
-                (version[0], version[1], version[2]),
-                str(fields["module_id"]),
-                int(fields["max_pcrs"]),
-                tuple(fields["locked_pcrs"]),
-                str(fields["digest"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise NsmError("response", "malformed answer to DescribeNSM", got=repr(error)[:80]) from error
+        version = (fields["version_major"], fields["version_minor"], fields["version_patch"])
+        return NsmDescription(version, fields["module_id"], fields["max_pcrs"], tuple(fields["locked_pcrs"]), fields["digest"])
 
     def describe_pcr(self, index: int) -> PcrState:
         fields = self._call("DescribePCR", index=index)
-        return PcrState(fields.get("lock") is True, _bytes(fields, "data", "DescribePCR"))
+        return PcrState(fields["lock"], fields["data"])
 
     def extend_pcr(self, index: int, data: bytes) -> bytes:
-        return _bytes(self._call("ExtendPCR", index=index, data=data), "data", "ExtendPCR")
+        return bytes(self._call("ExtendPCR", index=index, data=data)["data"])
 
     def lock_pcr(self, index: int) -> None:
         self._call("LockPCR", index=index)
@@ -77,14 +68,7 @@ class NsmClient:
         self._call("LockPCRs", range=count)
 
     def attestation(self, *, user_data: bytes | None = None, nonce: bytes | None = None, public_key: bytes | None = None) -> bytes:
-        return _bytes(self._call("Attestation", user_data=user_data, nonce=nonce, public_key=public_key), "document", "Attestation")
+        return bytes(self._call("Attestation", user_data=user_data, nonce=nonce, public_key=public_key)["document"])
 
     def get_random(self) -> bytes:
-        return _bytes(self._call("GetRandom"), "random", "GetRandom")
-
-
-def _bytes(fields: dict[str, Any], key: str, name: str) -> bytes:
-    value = fields.get(key)
-    if not isinstance(value, bytes):
-        raise NsmError("response", f"malformed answer to {name}", got=type(value).__name__, expected=f"bytes in {key}")
-    return value
+        return bytes(self._call("GetRandom")["random"])

@@ -23,14 +23,33 @@ ERRORS = (
     "InputTooLarge",
     "InternalError",
 )
-_REQUESTS: dict[str, dict[str, type | tuple[type, ...]]] = {
+_Fields = Mapping[str, type | tuple[type, ...]]
+_OPTIONAL_BYTES = (bytes, type(None))
+_REQUESTS: dict[str, _Fields] = {
     "DescribeNSM": {},
     "GetRandom": {},
     "DescribePCR": {"index": int},
     "ExtendPCR": {"index": int, "data": bytes},
     "LockPCR": {"index": int},
     "LockPCRs": {"range": int},
-    "Attestation": {"user_data": (bytes, type(None)), "nonce": (bytes, type(None)), "public_key": (bytes, type(None))},
+    "Attestation": {"user_data": _OPTIONAL_BYTES, "nonce": _OPTIONAL_BYTES, "public_key": _OPTIONAL_BYTES},
+}
+_RESPONSES: dict[str, _Fields] = {
+    "DescribeNSM": {
+        "version_major": int,
+        "version_minor": int,
+        "version_patch": int,
+        "module_id": str,
+        "max_pcrs": int,
+        "locked_pcrs": list,
+        "digest": str,
+    },
+    "GetRandom": {"random": bytes},
+    "DescribePCR": {"lock": bool, "data": bytes},
+    "ExtendPCR": {"data": bytes},
+    "LockPCR": {},
+    "LockPCRs": {},
+    "Attestation": {"document": bytes},
 }
 
 
@@ -54,9 +73,7 @@ def decode_request(data: bytes) -> tuple[str, dict[str, Any]]:
     expected = _REQUESTS.get(name)
     if expected is None:
         raise NsmError("unknown-request", "unknown NSM request", got=name[:40], expected=", ".join(_REQUESTS))
-    if set(fields) != set(expected) or not all(
-        isinstance(fields[key], kind) and not isinstance(fields[key], bool) for key, kind in expected.items()
-    ):
+    if set(fields) != set(expected) or not _typed(fields, expected):
         raise NsmError(
             "request-fields", f"wrong fields in {name}", got=repr(sorted(map(str, fields)))[:120], expected=", ".join(expected) or "none"
         )
@@ -74,14 +91,31 @@ def encode_error(error: str) -> bytes:
 
 
 def decode_response(data: bytes, name: str) -> dict[str, Any]:
-    """The fields of the response to request ``name``. Raises NsmError for an error response or another message."""
+    """The fields of the response to request ``name``, types checked; a field that is not known may be there. Raises NsmError for an error response or another message."""
     message = cbor.decode(data, max_size=MAX_RESPONSE)
     if isinstance(message, dict) and list(message) == ["Error"]:
         raise NsmError("refused", f"the NSM refused {name}", got=str(message["Error"])[:80])
     got, fields = _split(message)
     if got != name:
         raise NsmError("response", "the NSM answered something else", got=got[:40], expected=name)
+    if not _typed(fields, _RESPONSES[name]):
+        raise NsmError(
+            "response", f"malformed answer to {name}", got=repr(fields)[:120], expected=", ".join(_RESPONSES[name]) or "no fields"
+        )
     return fields
+
+
+def _typed(fields: Mapping[str, Any], expected: _Fields) -> bool:
+    """Whether every expected field is there with its type; numbers are unsigned, of 16 bits."""
+    return all(_is(fields.get(key), kind) if key in fields else False for key, kind in expected.items())
+
+
+def _is(value: Any, kind: type | tuple[type, ...]) -> bool:
+    if kind is int:
+        return type(value) is int and 0 <= value <= 0xFFFF
+    if kind is list:
+        return isinstance(value, list) and all(_is(one, int) for one in value)
+    return isinstance(value, kind)
 
 
 def _split(message: Any) -> tuple[str, dict[str, Any]]:

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from nitrokit.core.attestation import DocumentError, TrustAnchor, VerificationError, VerifiedDocument, verify_document
 from nitrokit.core.cms import seal_enveloped_data
-from nitrokit.core.key_policy import AccessRequest, Decision, PolicyError, evaluate, evaluate_identity
+from nitrokit.core.key_policy import AccessRequest, Decision, PolicyError, authorize
 from nitrokit.emulation.cloud.identity import Caller, Identities, SignatureError
 
 TARGET = "TrentService."
@@ -120,7 +120,7 @@ class KmsFront:
         key = self._key(request)
         context = _context(request, caller, document)
         access = AccessRequest(f"kms:{action}", caller.principal_arn, caller.account, key.arn, context, caller.session_arn)
-        decision = self._decide(key.policy, access)
+        decision = decide(key.policy, access, self._account)
         pcr0 = document.pcrs.get(0, b"").hex() if document else None
         self.events.append(
             KmsEvent(
@@ -143,16 +143,6 @@ class KmsFront:
                 f"User: {caller.session_arn or caller.principal_arn} is not authorized to perform: {access.action} on this resource {how}",
             )
 
-    def _decide(self, policy: str | dict[str, Any], access: AccessRequest) -> Decision:
-        try:
-            # CloudFormation hands moto the policy as a map, the API as text.
-            decision = evaluate(json.loads(policy) if isinstance(policy, str) else policy, access)
-            if decision.delegated_to_iam:
-                return evaluate_identity(identity_policies(access.principal_arn), access)
-            return decision
-        except PolicyError as error:
-            return Decision(False, f"the policy is not understood: {error}")
-
     def _key(self, request: dict[str, Any]) -> Any:
         """The key that a request names, or whose ciphertext it brings."""
         from moto.kms.models import kms_backends
@@ -166,6 +156,14 @@ class KmsFront:
             return backend.describe_key(backend.any_id_to_key_id(key_id))
         except Exception as error:  # moto has several
             raise KmsError("NotFoundException", "the key does not exist, or the ciphertext is of none") from error
+
+
+def decide(policy: str | dict[str, Any], access: AccessRequest, key_account: str) -> Decision:
+    """What KMS would say; a policy that is not understood opens nothing."""
+    try:
+        return authorize(policy, identity_policies(access.principal_arn), access, key_account=key_account)
+    except PolicyError as error:
+        return Decision(False, f"the policy is not understood: {error}")
 
 
 def _context(request: dict[str, Any], caller: Caller, document: VerifiedDocument | None) -> dict[str, str]:

@@ -5,7 +5,6 @@ Rules and codes: aws-nitro-enclaves-cli:src/enclave_proc/resource_manager.rs, sr
 
 from __future__ import annotations
 
-import mmap
 import secrets
 import shutil
 import socket
@@ -16,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from nitrokit.core.eif import Eif, EifError, read_eif
 from nitrokit.core.measurements import HASH_ALGORITHM, Measurements
@@ -123,13 +122,18 @@ class Hypervisor:
         copy = folder / "image.eif"
         with copy.open("wb") as target:
             shutil.copyfileobj(data_file, target)
-        eif, size = _read(copy)
+        with copy.open("rb") as file:
+            return self._start(folder, copy, self._read(file), cpu_count, memory_mib, cid, name, debug)
+
+    def _start(
+        self, folder: Path, copy: Path, eif: Eif, cpu_count: int, memory_mib: int, cid: int | None, name: str, debug: bool
+    ) -> dict[str, Any]:
         with self._lock:
-            cpu_ids = self._check(size, cpu_count, memory_mib)
+            cpu_ids = self._check(eif.size, cpu_count, memory_mib)
             cid = self._cid(cid)
             heartbeat = self._heartbeat_listener()
             enclave_id = f"{self._instance_id}-enc{secrets.token_hex(8)}"
-            measurements = eif.measure()
+            measurements = eif.measurements
             nsm = EmulatedNsm(
                 module_id=enclave_id, measurements=measurements, role_arn=self._role_arn, debug=debug, pki=self._pki, now=self._now
             )
@@ -152,6 +156,16 @@ class Hypervisor:
             heartbeat.close()
             (self.vsock / "3" / str(HEARTBEAT_PORT)).unlink(missing_ok=True)
         return enclave.describe()
+
+    def _read(self, file: BinaryIO) -> Eif:
+        try:
+            eif = read_eif(file)
+        except EifError as error:
+            raise NitroError("E35", f"EIF parsing error: {error}") from error
+        signature = eif.signature
+        if signature is not None and not (signature.holds(eif.measurements.pcr0) and signature.valid_at(self._now())):
+            raise NitroError("E59", "EIF signature checker error: the signature does not hold, or its certificate is not valid now")
+        return eif
 
     def _check(self, size: int, cpu_count: int, memory_mib: int) -> list[int]:
         needed = -(-size // MIB) * EIF_RATIO
@@ -278,15 +292,6 @@ class Hypervisor:
         with self._lock:
             for one in list(self._enclaves.values()):
                 self._end(one)
-
-
-def _read(path: Path) -> tuple[Eif, int]:
-    try:
-        with path.open("rb") as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return read_eif(data), len(data)
-    except (EifError, ValueError) as error:
-        raise NitroError("E35", f"EIF parsing error: {error}") from error
 
 
 def _console_tail(enclave: Enclave) -> str:

@@ -140,7 +140,7 @@ def _describe_eif(options: argparse.Namespace) -> Any:
 
     with _open(Path(options.eif_path)) as file:
         try:
-            return read_eif(file.read()).describe()
+            return read_eif(file).describe()
         except EifError as error:
             raise NitroError("E35", f"EIF parsing error: {error}") from error
 

@@ -12,7 +12,7 @@ import cbor2
 
 from nitrokit.core import cbor
 from nitrokit.core.attestation import DocumentError, parse_document
-from nitrokit.core.cose import sign_es384
+from nitrokit.core.cose import ES384, key_signer, sign_sign1
 from nitrokit.core.measurements import PCR_LENGTH, ZERO, Measurements, extend, pcr3, pcr4
 from nitrokit.core.nsm import NsmError, decode_request, encode_error, encode_response
 from nitrokit.emulation.nitro.pki import EmulatedPki
@@ -129,4 +129,4 @@ class EmulatedNsm:
             **{key: fields[key] for key in ("public_key", "user_data", "nonce")},
         }
         encoded = b"\xbf" + b"".join(cbor2.dumps(key) + cbor2.dumps(value) for key, value in payload.items()) + b"\xff"
-        return sign_es384(encoded, leaf.key).encode()
+        return sign_sign1(encoded, ES384, key_signer(leaf.key)).encode()

@@ -88,7 +88,7 @@ class ProcessRunner:
     def start(self, launch: Launch) -> Machine:
         root = launch.folder / "root"
         for ramdisk in launch.eif.ramdisks:
-            extract(ramdisk, root)
+            extract(launch.eif.read(ramdisk), root)
         own = launch.folder / "0"
         own.mkdir()
         listener = UnixListener(own / str(PORT), launch.service.serve)
