@@ -27,12 +27,13 @@ def build(
     as_json: JsonOption = False,
 ) -> None:
     """Build an enclave image file from a folder, reproducibly, without Docker."""
-    from nitrokit.image.build import build_image
+    from nitrokit.image.build import build_image, read_manifest
     from nitrokit.image.explain import explain
     from nitrokit.image.fetch import cache_dir
     from nitrokit.image.kernel import find_kernel
     from nitrokit.image.lock import read_lock
 
+    read_manifest(image)  # a wrong folder is told before a kernel is built
     steps = Steps()
     cache = cache_dir(os.environ)
     target = output or Path(f"{image.resolve().name}.eif")

@@ -20,12 +20,13 @@ def lock(
     as_json: JsonOption = False,
 ) -> None:
     """Resolve packages and wheels, build, and write the lock: packages, requirements, measurements.json."""
-    from nitrokit.image.build import build_image
+    from nitrokit.image.build import build_image, read_manifest
     from nitrokit.image.fetch import cache_dir
     from nitrokit.image.kernel import find_kernel
     from nitrokit.image.lock import record_measurements
     from nitrokit.image.resolve import lock_image
 
+    read_manifest(image)  # a wrong folder is told before a kernel is built
     steps = Steps()
     cache = cache_dir(os.environ)
     if not measurements_only:

@@ -1,57 +1,119 @@
-"""``nitrokit verify DOCUMENT``: is this attestation document authentic, and is it of an image that I accept?"""
+"""``nitrokit verify DOCUMENT…``: are these attestation documents authentic, and are they of an image that I accept?"""
 
 from __future__ import annotations
 
 import base64
 import binascii
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nitrokit.cli.output import JsonOption, result
-from nitrokit.errors import UsageError
+from nitrokit.errors import NitrokitError, UsageError
 
 if TYPE_CHECKING:
-    from nitrokit.core.attestation import TrustAnchor
+    from nitrokit.cli.evidence import Evidence
+    from nitrokit.core.attestation import AppraisalPolicy, ChainCache, TrustAnchor
     from nitrokit.core.measurements import Measurements
 
 
 def verify(
-    document: Annotated[Path, typer.Argument(help="The attestation document: raw CBOR or base64.")],
-    measurements: Annotated[
-        list[Path], typer.Option("--measurements", "-m", help="measurements.json to accept, or an image folder; may be repeated (any of).")
+    documents: Annotated[
+        list[Path], typer.Argument(help="Attestation documents: files, or - for stdin; raw, hex, base64, or inside a JSON.")
     ],
-    nonce: Annotated[str | None, typer.Option("--nonce", help="The nonce you asked for, in hex.")] = None,
-    root: Annotated[Path | None, typer.Option("--root", help="Trust anchor, DER or PEM. Default: AWS's Nitro Enclaves root G1.")] = None,
-    at: Annotated[
-        datetime | None, typer.Option("--at", help="Validation time (UTC); default: now. Name it to check archived evidence.")
+    measurements: Annotated[
+        list[Path] | None,
+        typer.Option("--measurements", "-m", help="measurements.json to accept, or an image folder; may be repeated (any of)."),
     ] = None,
+    nonce: Annotated[str | None, typer.Option("--nonce", help="The nonce you asked for, in hex.")] = None,
+    max_age: Annotated[int | None, typer.Option("--max-age", help="How old a document may be, in seconds.", min=1)] = None,
+    role_arn: Annotated[str | None, typer.Option("--role-arn", help="The IAM role that the parent must have (PCR3).")] = None,
+    instance_id: Annotated[str | None, typer.Option("--instance-id", help="The instance that the parent must be (PCR4).")] = None,
+    signing_certificate: Annotated[
+        Path | None, typer.Option("--signing-certificate", help="The certificate that must have signed the image (PCR8), DER or PEM.")
+    ] = None,
+    region: Annotated[str | None, typer.Option("--region", help="The AWS Region that the enclave must run in.")] = None,
+    root: Annotated[Path | None, typer.Option("--root", help="Trust anchor, DER or PEM. Default: AWS's Nitro Enclaves root G1.")] = None,
+    at: Annotated[datetime | None, typer.Option("--at", help="Validation time (UTC). Default: now.")] = None,
+    archived: Annotated[
+        bool, typer.Option("--archived", help="Old evidence: verify each document at its own timestamp. It says nothing about now.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Verify an attestation document and appraise it against locked measurements (exit 1: no)."""
-    from nitrokit.core.attestation import AppraisalPolicy, appraise, verify_document
+    """Verify attestation documents and appraise them against locked measurements (exit 1: no)."""
+    from nitrokit.cli.documents import read_documents
+    from nitrokit.core.attestation import AppraisalPolicy, ChainCache
 
-    time = (at.replace(tzinfo=UTC) if at.tzinfo is None else at) if at else datetime.now(UTC)
-    policy = AppraisalPolicy(measurements=[_measurements(path) for path in measurements], nonce=_nonce(nonce))
-    verified = verify_document(_document(document), trust_anchor=_anchor(root), time=time)
-    appraisal = appraise(verified, policy, time=time)
-    value = {
-        "verdict": "PASS",
-        "module_id": verified.module_id,
-        "timestamp": verified.timestamp.isoformat(),
-        "validation_time": time.isoformat(),
-        "pcrs": {str(index): pcr.hex() for index, pcr in verified.pcrs.items()},
-        "checks": [check.name for check in appraisal.checks],
-    }
+    if archived and (at is not None or max_age is not None):
+        raise UsageError(
+            "archived", "archived evidence has a time of its own", got="--at or --max-age beside --archived", do="leave one out"
+        )
+    sets = {str(path): _measurements(path) for path in measurements or []}
+    named = (nonce, max_age, role_arn, instance_id, signing_certificate, region)
+    if not sets and any(one is not None for one in named):
+        raise UsageError("no-measurements", "nothing to appraise against", expected="--measurements beside what else you demand")
+    policy = None if not sets else AppraisalPolicy(
+        measurements=list(sets.values()),
+        nonce=_nonce(nonce),
+        max_age=None if max_age is None else timedelta(seconds=max_age),
+        host_role_arn=role_arn,
+        instance_id=instance_id,
+        signing_certificate=_certificate(signing_certificate) if signing_certificate else None,
+        region=region,
+    )  # fmt: skip
+    time = None if archived else (at.replace(tzinfo=UTC) if at.tzinfo is None else at) if at else datetime.now(UTC)
+    anchor, cache = _anchor(root), ChainCache()
+    found = [_judge(label, data, anchor, time, policy, sets, cache) for place in documents for label, data in read_documents(place)]
+    _print(found, as_json)
+
+
+def _print(found: list[Evidence], as_json: bool) -> None:
+    from nitrokit.cli.evidence import FAIL
+
+    failed = any(one.verdict == FAIL for one in found)
+    verdict = FAIL if failed else found[0].verdict
 
     def human() -> None:
-        print(f"PASS {verified.module_id} at {verified.timestamp.isoformat()} (validated for {time.isoformat()})")
-        for check in appraisal.checks:
-            print(f"  ✓ {check.name}")
+        print("\n\n".join("\n".join(one.lines()) for one in found))
 
-    result(value, as_json=as_json, human=human)
+    result({"verdict": verdict, "documents": [one.as_dict() for one in found]}, as_json=as_json, human=human)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _judge(
+    label: str,
+    data: bytes,
+    anchor: TrustAnchor,
+    time: datetime | None,
+    policy: AppraisalPolicy | None,
+    sets: dict[str, Measurements],
+    cache: ChainCache,
+) -> Evidence:
+    """Everything about one document. ``time`` None: its own."""
+    from nitrokit.cli.evidence import Evidence
+    from nitrokit.core import attestation
+
+    evidence = Evidence(label, time)
+    try:
+        evidence.parsed = attestation.parse_document(data)
+        evidence.time = time or evidence.parsed.timestamp
+        evidence.chain = attestation.summarize_chain(evidence.parsed)
+        if time is None:
+            archived = attestation.verify_archived_document(data, trust_anchor=anchor, chain_cache=cache)
+            evidence.verified = archived
+            evidence.appraisal = attestation.appraise_archived(archived, policy) if policy else None
+        else:
+            verified = attestation.verify_document(data, trust_anchor=anchor, time=time, chain_cache=cache)
+            evidence.verified = verified
+            evidence.appraisal = attestation.appraise(verified, policy, time=time) if policy else None
+    except NitrokitError as error:
+        evidence.error = error
+    if evidence.appraisal:
+        evidence.lock = next(name for name, one in sets.items() if one == evidence.appraisal.measurements)
+    return evidence
 
 
 def _read(path: Path) -> bytes:
@@ -59,14 +121,6 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UsageError("unreadable-file", f"cannot read {path}", got=str(error), do="check the path") from error
-
-
-def _document(path: Path) -> bytes:
-    data = _read(path)
-    try:
-        return base64.b64decode(b"".join(data.split()), validate=True)
-    except binascii.Error:
-        return data
 
 
 def _measurements(path: Path) -> Measurements:
@@ -85,15 +139,18 @@ def _nonce(text: str | None) -> bytes | None:
 def _anchor(path: Path | None) -> TrustAnchor:
     from nitrokit.core.attestation import AWS_NITRO_ROOT_G1, TrustAnchor
 
-    if path is None:
-        return AWS_NITRO_ROOT_G1
+    return AWS_NITRO_ROOT_G1 if path is None else TrustAnchor(name=path.name, der=_certificate(path))
+
+
+def _certificate(path: Path) -> bytes:
+    """DER of a certificate in DER or PEM."""
     data = _read(path)
-    if data.lstrip().startswith(b"-----BEGIN"):
-        body = b"".join(line for line in data.splitlines() if line and not line.startswith(b"-----"))
-        try:
-            data = base64.b64decode(body, validate=True)
-        except binascii.Error as error:
-            raise UsageError(
-                "bad-root", f"{path} is not a PEM certificate", got=str(error), expected="one certificate, DER or PEM"
-            ) from error
-    return TrustAnchor(name=path.name, der=data)
+    if not data.lstrip().startswith(b"-----BEGIN"):
+        return data
+    body = b"".join(line for line in data.splitlines() if line and not line.startswith(b"-----"))
+    try:
+        return base64.b64decode(body, validate=True)
+    except binascii.Error as error:
+        raise UsageError(
+            "bad-certificate", f"{path} is not a PEM certificate", got=str(error), expected="one certificate, DER or PEM"
+        ) from error

@@ -1,0 +1,86 @@
+"""``nitrokit check-policy POLICY``: who can open data under this key policy without the attestation of an accepted image?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nitrokit.cli.output import JsonOption, result
+from nitrokit.errors import UsageError
+
+if TYPE_CHECKING:
+    from nitrokit.core.key_policy import Finding, Grant
+
+
+def check_policy(
+    policy: Annotated[Path, typer.Argument(help="The key policy, as `aws kms get-key-policy` prints it, or - for stdin.")],
+    account: Annotated[str, typer.Option("--account", help="The key's AWS account, 12 digits.")],
+    grants: Annotated[Path | None, typer.Option("--grants", help="What `aws kms list-grants` prints for the key.")] = None,
+    partition: Annotated[str, typer.Option("--partition", help="The AWS partition.")] = "aws",
+    fail_on: Annotated[str, typer.Option("--fail-on", help="Exit 1 for findings of this severity or worse.")] = "high",
+    as_json: JsonOption = False,
+) -> None:
+    """Find the ways round a key policy's attestation conditions."""
+    from nitrokit.core.key_policy import Severity, analyze_key_policy
+
+    if not (account.isdigit() and len(account) == 12):
+        raise UsageError("bad-account", "not an AWS account", got=account, expected="12 digits")
+    limit = next((one for one in Severity if one.name.lower() == fail_on), None)
+    if limit is None:
+        raise UsageError("bad-severity", "no such severity", got=fail_on, expected=", ".join(one.name.lower() for one in Severity))
+    found = analyze_key_policy(_policy(_read(policy)), account=account, partition=partition, grants=_grants(grants))
+    failed = any(one.severity >= limit for one in found)
+    verdict = "FAIL" if failed else "PASS"
+    result({"verdict": verdict, "findings": [one.as_dict() for one in found]}, as_json=as_json, human=lambda: _print(verdict, found))
+    if failed:
+        raise typer.Exit(1)
+
+
+def _print(verdict: str, found: Sequence[Finding]) -> None:
+    print(f"{verdict}  {len(found)} findings" if found else f"{verdict}  no way round the attestation")
+    for one in found:
+        print(f"\n{one.severity.name} {one.id}" + (f" in {one.statement}" if one.statement else ""))
+        print(f"  why      {one.reason}")
+        for name, values in (("who", one.principals), ("actions", one.actions)):
+            if values:
+                print(f"  {name:<8} {', '.join(values)}")
+        print(f"  do this  {one.fix}")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    except OSError as error:
+        raise UsageError("unreadable-file", f"cannot read {path}", got=str(error), do="check the path") from error
+
+
+def _policy(data: bytes) -> str | bytes:
+    """The policy itself, or out of what the AWS CLI prints around it: {"Policy": "…"}."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return data  # the analysis tells what is wrong
+    inside = value.get("Policy") if isinstance(value, dict) else None
+    return inside if isinstance(inside, str) else data
+
+
+def _grants(path: Path | None) -> list[Grant]:
+    from nitrokit.core.key_policy import Grant
+
+    if path is None:
+        return []
+    try:
+        items: list[dict[str, Any]] = json.loads(_read(path))["Grants"]
+        return [Grant(str(one["GrantId"]), str(one["GranteePrincipal"]), tuple(map(str, one["Operations"]))) for one in items]
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        raise UsageError(
+            "bad-grants",
+            f"{path} is not a list of grants",
+            got=repr(error)[:120],
+            expected='{"Grants": [{"GrantId", "GranteePrincipal", "Operations"}]}',
+        ) from error
