@@ -13,8 +13,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 demo: setup
 	@nitrokit local demo
 
-test: setup
-	@python -m pytest
+# The core's own tests must reach every branch of it; coverage slows them, so they run by themselves.
+test: setup tests/iam_simulate/node_modules/.ready
+	@python -m pytest tests/unit/core --cov=nitrokit.core --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
+	@python -m pytest --ignore=tests/unit/core
 
 check: setup
 	ruff check .
@@ -42,9 +44,14 @@ node_modules/.ready: package.json package-lock.json
 	@npm ci --no-audit --no-fund --loglevel=error || { echo "could not install the pinned Node packages: is the npm registry reachable?" >&2; exit 3; }
 	@touch $@
 
+# An IAM simulator for the tests alone (AGPL; never part of nitrokit).
+tests/iam_simulate/node_modules/.ready: tests/iam_simulate/package.json tests/iam_simulate/package-lock.json
+	@npm ci --prefix tests/iam_simulate --no-audit --no-fund --loglevel=error || { echo "could not install the pinned Node packages: is the npm registry reachable?" >&2; exit 3; }
+	@touch $@
+
 # For maintainers: resolve requirements.txt anew (needs uv).
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --extra dev --no-emit-package nitrokit -o requirements.txt pyproject.toml
 
 clean:
-	rm -rf $(VENV) node_modules cdk.out .nitrokit .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	rm -rf $(VENV) node_modules tests/iam_simulate/node_modules cdk.out .nitrokit .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

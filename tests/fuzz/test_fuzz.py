@@ -109,7 +109,9 @@ GROWING = {
     "nsm_request": [lambda n: b"\xbf" + b"\x61\x61\x00" * n + b"\xff"],
     "measurements": [lambda n: b"\n" * n, lambda n: b" " * n + b"{", lambda n: b"{" * n, lambda n: b'{"a":' + b"[" * n],
     "manifest": [lambda n: b"a = 1\n" * n, lambda n: b"[enclave]\n" + b"x" * n + b" = 1", lambda n: b"\n" * n],
-    "key_policy": [lambda n: b'{"Statement": [' + b"[" * n, lambda n: b'{"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Principal": "*", "Resource": "*", "Action": "kms:' + b"*a" * n + b'"}}'],
+    "key_policy": [
+        lambda n: b'{"Statement": [' + b"[" * n,
+        lambda n: b'{"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Principal": "*", "Resource": "*", "Action": "kms:' + b"*a" * n + b'"}}'],
     "eif": [lambda n: EIF + bytes(n), lambda n: EIF[:600] + bytes(n)],
 }  # fmt: skip
 

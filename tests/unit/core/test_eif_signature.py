@@ -190,3 +190,11 @@ def test_a_tampered_signature_does_not_hold(section, signers):
     assert not parse_signature(cbor2.dumps([one])).holds(bytes(48))
     assert parse_signature(section).holds(bytes(48))
     assert not parse_signature(section).holds(b"\1" * 48)
+
+
+def test_a_full_section_table_leaves_no_room_for_a_signature(signers):
+    file = io.BytesIO()
+    write_eif(file, kernel=b"k", cmdline="c", ramdisks=[b"r"] * 29, metadata={})
+    with pytest.raises(EifError) as caught:
+        sign_eif(read_eif(file), io.BytesIO(), signers["secp384r1"][0])
+    assert caught.value.slug == "section-count"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nitrokit.core.key_policy import AccessRequest, PolicyError, authorize, build_key_policy, evaluate, evaluate_identity
+from nitrokit.core.key_policy import AccessRequest, PolicyError, authorize, build_key_policy, evaluate, evaluate_identity, parse_policy
 from nitrokit.core.measurements import EMPTY_PCR2, Measurements, digest
 
 HOST, OWNER, ACCOUNT = "arn:aws:iam::123456789012:role/host", "arn:aws:iam::999999999999:role/owner", "123456789012"
@@ -170,3 +170,8 @@ def test_a_resource_of_another_key_does_not_match():
     policy["Statement"]["Resource"] = "arn:aws:kms:*:*:key/${aws:PrincipalTag/key}"  # type: ignore[index]
     assert not evaluate(policy, request).allowed
     assert evaluate(policy, replace(request, context={"aws:PrincipalTag/key": "k"})).allowed
+
+
+def test_a_policy_may_be_parsed_once_and_asked_often():
+    statements = parse_policy(_policy())
+    assert evaluate(statements, AccessRequest("kms:Decrypt", HOST, ACCOUNT, context=_attested(OLD))).allowed

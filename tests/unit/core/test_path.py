@@ -5,10 +5,11 @@ from datetime import timedelta
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.x509.oid import ExtensionOID
 
 from nitrokit.core.attestation import AWS_NITRO_ROOT_G1, ChainCache, VerificationError, parse_document, summarize_chain, verify_document
+from nitrokit.core.cms import _tlv
 
 SECOND = timedelta(seconds=1)
 OID = x509.ObjectIdentifier("1.2.3.4")
@@ -212,3 +213,16 @@ def test_a_region_comes_from_a_name_of_the_usual_form_alone(forgery):
         (f"{forgery.module_id}.nowhere.aws", None),
     ):
         assert _verify(_forged(forgery, 4, subject=subject), forgery.now).region == region
+
+
+def test_a_name_that_nobody_can_read_has_no_region(forgery):
+    """A leaf whose name is no UTF-8, signed all the same."""
+    plan = forgery.plan()
+    plan[4].subject = "unreadable"
+    chain = forgery.make(plan)
+    leaf = x509.load_der_x509_certificate(chain[4])
+    body = leaf.tbs_certificate_bytes.replace(b"unreadable", b"\xff" * 10)
+    signature = forgery.keys[3].sign(body, ec.ECDSA(SHA384()))
+    chain[4] = _tlv(0x30, body + bytes.fromhex("300a06082a8648ce3d040303") + _tlv(0x03, b"\0" + signature))
+    document = _verify(forgery.forge(plan, chain=chain), forgery.now)
+    assert document.region is None

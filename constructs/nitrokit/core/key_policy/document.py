@@ -42,10 +42,6 @@ class Principals:
     names: tuple[tuple[str, str], ...]
     negated: bool
 
-    @property
-    def everybody(self) -> bool:
-        return not self.negated and ("AWS", "*") in self.names
-
 
 @dataclass(frozen=True)
 class Patterns:
