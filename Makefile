@@ -24,6 +24,7 @@ check: setup
 	lint-imports
 
 bench: setup
+	python bench/core.py
 	python bench/run.py
 
 setup: system $(VENV)/.ready node_modules/.ready
