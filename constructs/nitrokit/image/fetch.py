@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import http.client
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,12 +15,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import IO
 
 from nitrokit.image.errors import FetchError
-from nitrokit.image.files import write_atomically
+from nitrokit.image.mirrors import apt_mirrors, apt_proxies
 
 _TIMEOUT = 60
+_CHUNK = 1 << 20
+_LARGE = 32 << 20
 _PLATFORMS = {"x86_64": ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")}
+_UNREACHABLE = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError)
 
 
 def cache_dir(environment: Mapping[str, str]) -> Path:
@@ -28,44 +34,40 @@ def cache_dir(environment: Mapping[str, str]) -> Path:
     return Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nitrokit"
 
 
-def apt_mirrors(etc: Path = Path("/etc/apt")) -> list[str]:
-    """The Debian archives of this machine's apt configuration, security archives last; no `apt-get update` is needed. Raises FetchError."""
-    texts = [
-        path.read_text(errors="replace") for path in [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))] if path.is_file()
-    ]
-    found: set[str] = set()
-    for text in texts:
-        found |= set(re.findall(r"^\s*deb\s+(?:\[[^\]]*\]\s*)?(\S+)", text, re.MULTILINE))
-        found |= {uri for line in re.findall(r"^URIs:\s*(.+)$", text, re.MULTILINE) for uri in line.split()}
-    mirrors = sorted({uri.rstrip("/") for uri in found if "debian" in uri}, key=lambda uri: ("security" in uri, uri))
-    if not mirrors:
-        raise FetchError(
-            "no-mirror",
-            "no Debian archive is configured on this machine",
-            expected=f"a Debian archive in {etc}",
-            do="run it on a Debian machine",
-        )
-    return mirrors
-
-
-def fetch_pool_file(path: str, sha256: str, *, cache: Path, mirrors: Callable[[], list[str]] = apt_mirrors) -> Path:
-    """A file of a Debian pool by its path below the archive's root. Raises FetchError, naming the file that no mirror has."""
+def fetch_pool_file(
+    path: str,
+    sha256: str,
+    *,
+    cache: Path,
+    mirrors: Callable[[], list[str]] = apt_mirrors,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Path:
+    """A file of a Debian pool by its path below the archive's root; an interrupted download goes on where it stopped. Raises FetchError, naming the file that no mirror has."""
     target = cache / "sha256" / sha256
-    if target.is_file():
+    if target.is_file() and _sha256(target) == sha256:
         return target
+    partial = cache / "partial" / sha256
+    for folder in (target.parent, partial.parent):
+        folder.mkdir(parents=True, exist_ok=True)
     refusals = []
-    for mirror in mirrors():
-        try:
-            with urllib.request.urlopen(f"{mirror}/{path}", timeout=_TIMEOUT) as answer:
-                data: bytes = answer.read()
-        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-            refusals.append(str(error))
-            continue
-        if hashlib.sha256(data).hexdigest() != sha256:
+    with partial.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # two builds at once: the second finds what the first has fetched
+        if target.is_file() and _sha256(target) == sha256:
+            return target
+        for mirror in mirrors():
+            try:
+                _download(f"{mirror}/{path}", file, progress)
+                if _sha256(partial) != sha256:  # what was kept of an earlier try may have been another mirror's error page
+                    file.truncate(0)
+                    _download(f"{mirror}/{path}", file, progress)
+            except _UNREACHABLE as error:
+                refusals.append(str(error))
+                continue
+            if _sha256(partial) == sha256:
+                os.replace(partial, target)
+                return target
             refusals.append("other content")
-            continue
-        write_atomically(target, [data])
-        return target
+            file.truncate(0)
     raise FetchError(
         "gone",
         f"no mirror has the pinned file {path}",
@@ -75,10 +77,46 @@ def fetch_pool_file(path: str, sha256: str, *, cache: Path, mirrors: Callable[[]
     )
 
 
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _download(url: str, file: IO[bytes], progress: Callable[[str], None]) -> None:
+    """Append what ``file`` does not have yet. Raises one of _UNREACHABLE."""
+    file.seek(0, os.SEEK_END)
+    have = file.tell()
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({**apt_proxies(), **urllib.request.getproxies()}))
+    try:
+        answer = opener.open(request, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return  # there is no more than what we have
+        raise
+    with answer:
+        if have and getattr(answer, "status", None) != http.HTTPStatus.PARTIAL_CONTENT:
+            file.truncate(0)
+            have = 0
+        total = have + int(answer.headers.get("Content-Length") or 0)
+        while chunk := answer.read(_CHUNK):
+            file.write(chunk)
+            have += len(chunk)
+            if total > _LARGE:
+                progress(f"{have >> 20} of {total >> 20} MB")
+        file.flush()
+    if have < total:
+        raise http.client.IncompleteRead(b"", total - have)
+
+
 def fetch_wheels(requirements: Path, *, python: str, arch: str, cache: Path) -> list[Path]:
     """The wheels of a hashed requirements file, downloaded by pip, which checks every hash. Sorted by name. Raises FetchError."""
-    key = hashlib.sha256(requirements.read_bytes() + python.encode() + arch.encode()).hexdigest()
+    text = requirements.read_bytes()
+    key = hashlib.sha256(text + python.encode() + arch.encode()).hexdigest()
     target = cache / "wheels" / key
+    pins = set(re.findall(r"sha256:([0-9a-f]{64})", text.decode(errors="replace")))
+    if target.is_dir() and any(_sha256(wheel) not in pins for wheel in target.glob("*.whl")):
+        shutil.rmtree(target)
     if not target.is_dir():
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".wheels-") as folder:

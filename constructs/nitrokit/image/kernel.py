@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -47,19 +48,39 @@ def find_kernel(environment: Mapping[str, str], cache: Path, progress: Callable[
     pins = _read_recipe(recipe)
     key = hashlib.sha256((recipe / "recipe.json").read_bytes() + (recipe / pins["config"]).read_bytes()).hexdigest()
     image = cache / "kernel" / key / "bzImage"
-    if image.is_file():
-        return KernelBlobs(
-            image, CMDLINE, None, f"kernel: {pins['package']} {pins['version']} built here before (cached); sha256 {_sha256(image)[:16]}…"
-        )
-    progress(f"building {pins['package']} {pins['version']}: about ten minutes on two cores, once")
-    started = time.monotonic()
-    write_atomically(image, [_build(recipe, pins, cache, progress)])
-    return KernelBlobs(
-        image,
-        CMDLINE,
-        None,
-        f"kernel: {pins['package']} {pins['version']} built here in {time.monotonic() - started:.0f} s; sha256 {_sha256(image)[:16]}…",
-    )
+    image.parent.mkdir(parents=True, exist_ok=True)
+    how = "built here before (cached)"
+    with (image.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second waits for the first one's kernel
+        if not image.is_file():
+            progress(f"building {pins['package']} {pins['version']}: about ten minutes on two cores, once{_compiler_note(pins)}")
+            started = time.monotonic()
+            write_atomically(image, [_build(recipe, pins, cache, progress)])
+            how = f"built here in {time.monotonic() - started:.0f} s"
+    return KernelBlobs(image, CMDLINE, None, f"kernel: {pins['package']} {pins['version']} {how}; {_compare(image, pins)}")
+
+
+def _compare(image: Path, pins: dict[str, Any]) -> str:
+    """Whether the kernel is the one that the recipe names, in words."""
+    got, expected = _sha256(image), pins["bzimage"]["sha256"]
+    if got == expected:
+        return f"sha256 {got[:16]}…, as its recipe says"
+    return f"sha256 {got[:16]}…, not the recipe's {expected[:16]}…{_compiler_note(pins)}: PCR0 and PCR1 are this kernel's own"
+
+
+def _compiler_note(pins: dict[str, Any]) -> str:
+    """Says it plainly when this machine's compiler is not the one that the recipe was recorded with: it is part of the kernel's bytes."""
+    try:
+        shown = subprocess.run(["gcc", "--version"], capture_output=True, text=True, check=False, env=_environment({})).stdout
+    except OSError:
+        return " (no gcc here)"
+    here, there = (shown.splitlines() or ["unknown"])[0], pins["bzimage"]["compiler"]
+    return "" if here == there else f" (the compiler here is {here}; the recipe's is {there})"
+
+
+def _environment(pinned: Mapping[str, str]) -> dict[str, str]:
+    """What the build sees: nothing of the caller's but PATH, since make takes flags, an architecture or a version from its environment."""
+    return {"PATH": os.environ.get("PATH", os.defpath), "HOME": "/nonexistent", "LC_ALL": "C", **pinned}
 
 
 def _from_folder(folder: Path, name: str) -> KernelBlobs:
@@ -96,9 +117,11 @@ def _read_recipe(recipe: Path) -> dict[str, Any]:
 
 
 def _build(recipe: Path, pins: dict[str, Any], cache: Path, progress: Callable[[str], None]) -> bytes:
-    package = fetch_pool_file(pins["path"], pins["sha256"], cache=cache)
-    with tempfile.TemporaryDirectory(prefix="nitrokit-kernel-") as folder:
-        work = Path(folder)
+    package = fetch_pool_file(pins["path"], pins["sha256"], cache=cache, progress=progress)
+    # Source and objects take 2 GB, which a /tmp in memory may not have; make takes no path with a space.
+    base = None if " " in str(cache.resolve()) else cache / "kernel"
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=base) as folder:
+        work = Path(folder).resolve()
         tree: Tree = {}
         unpack_deb(package, tree)
         archive = next(path for path in tree if path.endswith(".tar.xz"))
@@ -118,7 +141,7 @@ def _build(recipe: Path, pins: dict[str, Any], cache: Path, progress: Callable[[
 def _run(command: list[str], work: Path, environment: Mapping[str, str] | None = None) -> None:
     log = work / "log"
     with log.open("wb") as file:
-        done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **(environment or {})}, check=False)
+        done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=_environment(environment or {}), check=False)
     if done.returncode:
         tail = " | ".join(log.read_text(errors="replace").splitlines()[-5:])
         raise KernelError(

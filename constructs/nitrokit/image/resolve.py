@@ -14,9 +14,9 @@ from typing import Any
 from nitrokit.core.manifest import Manifest
 from nitrokit.image.build import read_manifest
 from nitrokit.image.errors import FetchError
-from nitrokit.image.fetch import apt_mirrors
 from nitrokit.image.files import write_atomically
 from nitrokit.image.lock import PACKAGES, write_json
+from nitrokit.image.mirrors import apt_mirrors
 from nitrokit.image.rootfs import PYTHON_VERSIONS
 
 _DEBIAN_ARCH = {"x86_64": "amd64"}

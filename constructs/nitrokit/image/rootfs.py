@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nitrokit
 from nitrokit.core.manifest import Manifest
+from nitrokit.image.bytecode import compile_modules
 from nitrokit.image.cpio import Node, file, folder, link
 from nitrokit.image.errors import ImageError
 from nitrokit.image.fetch import fetch_pool_file, fetch_wheels
@@ -49,22 +50,12 @@ def bootstrap_tree(kernel: KernelBlobs) -> Tree:
 
 def application_tree(folder_path: Path, manifest: Manifest, lock: PackageLock, cache: Path, progress: Callable[[str], None]) -> Tree:
     """Ramdisk 1, as enclave.toml and its locks have it. Raises ImageError, FetchError."""
-    tree: Tree = {}
-    for name, target in (("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")):
-        tree[target] = folder()
-        tree[name] = link(target)
-    for package in lock.packages:
-        progress(f"{package.name} {package.version}")
-        unpack_deb(fetch_pool_file(package.path, package.sha256, cache=cache), tree)
     version = PYTHON_VERSIONS.get(manifest.packages.suite)
     if version is None:
         raise ImageError(
             "suite", "no Python is known for this Debian suite", got=manifest.packages.suite, expected=", ".join(PYTHON_VERSIONS)
         )
-    for wheel in fetch_wheels(folder_path / manifest.packages.requirements, python=version, arch=manifest.arch, cache=cache):
-        progress(wheel.name)
-        unpack_wheel(wheel, tree, SITE)
-    tree = {path: node for path, node in tree.items() if not _excluded(path, manifest.packages.exclude)}
+    tree = _packages_tree(folder_path, manifest, lock, version, cache, progress)
     _add_app(folder_path, manifest, tree)
     for name in ("dev", "proc", "sys", "run", "tmp"):
         tree[name] = folder(0o1777 if name == "tmp" else 0o755)
@@ -72,9 +63,47 @@ def application_tree(folder_path: Path, manifest: Manifest, lock: PackageLock, c
         add(tree, f"etc/{name}", file(content))
     # /etc/hosts gets an entry for each allowed destination at boot; it lies on tmpfs so that the measured tree stays as it is.
     tree["etc/hosts"] = link("/run/hosts")
-    tree.setdefault("usr/bin/python3", link(f"python{version}"))
     add(tree, "etc/nitrokit/enclave.toml", file((folder_path / "enclave.toml").read_bytes()))
-    return _without_empty_folders(tree)
+    tree = _without_empty_folders(tree)
+    _refuse_bootstrap_paths(tree)
+    return tree
+
+
+def _packages_tree(
+    folder_path: Path, manifest: Manifest, lock: PackageLock, version: str, cache: Path, progress: Callable[[str], None]
+) -> Tree:
+    """Debian packages and wheels without what enclave.toml excludes, their modules compiled."""
+    tree: Tree = {}
+    for name, target in (("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")):
+        tree[target] = folder()
+        tree[name] = link(target)
+
+    def excluded(path: str) -> bool:
+        return _excluded(path, manifest.packages.exclude)
+
+    for package in lock.packages:
+        progress(f"{package.name} {package.version}")
+        unpack_deb(fetch_pool_file(package.path, package.sha256, cache=cache, progress=progress), tree, excluded)
+    for wheel in fetch_wheels(folder_path / manifest.packages.requirements, python=version, arch=manifest.arch, cache=cache):
+        progress(wheel.name)
+        unpack_wheel(wheel, tree, SITE)
+    tree = {path: node for path, node in tree.items() if not excluded(path)}
+    tree.setdefault("usr/bin/python3", link(f"python{version}"))
+    progress("compiling modules")
+    return compile_modules(tree, (f"usr/lib/python{version}/", "usr/lib/python3/", f"{SITE}/"), work=cache)
+
+
+def _refuse_bootstrap_paths(tree: Tree) -> None:
+    """Ramdisk 1 is unpacked over ramdisk 0: what it put there would run under the name of PCR1, which vouches for init and the runtime. Raises ImageError."""
+    for path in tree:
+        if path in ("init", "nsm.ko", LIBRARY) or path.startswith(f"{LIBRARY}/"):
+            raise ImageError(
+                "bootstrap",
+                "a package or the app would replace nitrokit's own runtime",
+                got=path,
+                expected=f"nothing at init, nsm.ko or below {LIBRARY}",
+                do="choose another working_directory, or exclude the path in enclave.toml",
+            )
 
 
 def _excluded(path: str, patterns: tuple[str, ...]) -> bool:
@@ -101,12 +130,12 @@ def _add_app(folder_path: Path, manifest: Manifest, tree: Tree) -> None:
             "no-app", "the app's folder is missing", got=str(source), expected="the folder named by app.source in enclave.toml"
         )
     base = manifest.app.working_directory.strip("/")
-    add(tree, base, folder())
+    if base:
+        add(tree, base, folder())
     for path in sorted(source.rglob("*")):
-        name = f"{base}/{path.relative_to(source).as_posix()}"
-        if path.name == "__pycache__" or "__pycache__" in path.relative_to(source).parts:
-            continue
-        add(tree, name, _app_node(path))
+        relative = path.relative_to(source)
+        if "__pycache__" not in relative.parts:
+            add(tree, f"{base}/{relative.as_posix()}".lstrip("/"), _app_node(path))
 
 
 def _app_node(path: Path) -> Node:

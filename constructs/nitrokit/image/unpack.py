@@ -7,7 +7,7 @@ import lzma
 import stat
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from nitrokit.image.cpio import Node, check_path, file, folder, link
@@ -17,8 +17,12 @@ MAX_UNPACKED = 2 << 30
 Tree = dict[str, Node]
 
 
-def unpack_deb(path: Path, tree: Tree) -> None:
-    """Add a package's files. Raises ImageError, naming the package's file."""
+def _nothing(_: str) -> bool:
+    return False
+
+
+def unpack_deb(path: Path, tree: Tree, excluded: Callable[[str], bool] = _nothing) -> None:
+    """Add a package's files. ``excluded``: paths that the caller will take out again, so that what they are does not matter. Raises ImageError, naming the package's file."""
     members = dict(_ar(path.read_bytes(), path.name))
     data = next((content for name, content in members.items() if name.startswith("data.tar")), None)
     if data is None:
@@ -26,7 +30,7 @@ def unpack_deb(path: Path, tree: Tree) -> None:
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:*") as archive:
             for member in archive:
-                _add_tar_member(archive, member, tree, path.name)
+                _add_tar_member(archive, member, tree, path.name, excluded)
     except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
         raise ImageError("deb", f"{path.name} is damaged", got=str(error)) from error
 
@@ -49,23 +53,27 @@ def _ar(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
         at += 60 + size + size % 2
 
 
-def _add_tar_member(archive: tarfile.TarFile, member: tarfile.TarInfo, tree: Tree, package: str) -> None:
+def _add_tar_member(archive: tarfile.TarFile, member: tarfile.TarInfo, tree: Tree, package: str, excluded: Callable[[str], bool]) -> None:
     path = member.name.removeprefix("./").rstrip("/")
     if path in ("", "."):
         return
     check_path(path)
-    if member.mode & (stat.S_ISUID | stat.S_ISGID) and not member.isdir():
+    path = resolve_parent(tree, path)
+    unwanted = excluded(path) and not member.isdir()
+    if not unwanted and member.mode & (stat.S_ISUID | stat.S_ISGID) and not member.isdir():
         raise ImageError("setuid", f"{package} has a setuid or setgid file", got=path, do="exclude it in enclave.toml, or omit the package")
     if member.isdir():
         node = folder(member.mode & 0o777)
     elif member.issym():
         node = link(member.linkname)
     elif member.islnk():
-        node = tree.get(member.linkname.removeprefix("./")) or _missing_link(package, path)
+        node = tree.get(resolve_parent(tree, member.linkname.removeprefix("./"))) or _missing_link(package, path)
     elif member.isfile():
         source = archive.extractfile(member)
         assert source is not None
         node = file(source.read(), member.mode & 0o777)
+    elif unwanted:
+        return
     else:
         raise ImageError("device-node", f"{package} has something that is neither file, folder nor link", got=path)
     add(tree, path, node)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nitrokit.core.manifest import Egress
 from nitrokit.runtime import vsock
+from nitrokit.runtime.frames import accept
 
 _CHUNK = 1 << 14
 _CONNECT_TIMEOUT = 10.0
@@ -22,7 +23,7 @@ def start(destinations: Sequence[Egress], hosts: Path = Path("/run/hosts")) -> N
     """Write the hosts file and start one forwarder for each destination."""
     addresses: dict[str, str] = {}
     for destination in destinations:
-        addresses.setdefault(destination.host, f"127.0.1.{len(addresses) + 1}")
+        addresses.setdefault(destination.host, f"127.0.{1 + len(addresses) // 254}.{1 + len(addresses) % 254}")
     hosts.write_text("127.0.0.1 localhost\n" + "".join(f"{address} {host}\n" for host, address in addresses.items()))
     hosts.chmod(0o644)
     for destination in destinations:
@@ -32,21 +33,22 @@ def start(destinations: Sequence[Egress], hosts: Path = Path("/run/hosts")) -> N
 
 def _accept(listener: socket.socket, vsock_port: int) -> None:
     while True:
-        inner, _ = listener.accept()
+        inner = accept(listener)
         threading.Thread(target=_connect, args=(inner, vsock_port), daemon=True).start()
 
 
 def _connect(inner: socket.socket, vsock_port: int) -> None:
-    try:
-        outer = vsock.connect(vsock.PARENT, vsock_port, timeout=_CONNECT_TIMEOUT)
-    except OSError:
-        inner.close()
-        return
-    outer.settimeout(None)
-    threading.Thread(target=pump, args=(inner, outer), daemon=True).start()
-    pump(outer, inner)
-    inner.close()
-    outer.close()
+    with inner:
+        try:
+            outer = vsock.connect(vsock.PARENT, vsock_port, timeout=_CONNECT_TIMEOUT)
+        except OSError:
+            return
+        with outer:
+            outer.settimeout(None)
+            sender = threading.Thread(target=pump, args=(inner, outer), daemon=True)
+            sender.start()
+            pump(outer, inner)
+            sender.join()  # the parent has ended its direction; the app may still be sending
 
 
 def pump(source: socket.socket, target: socket.socket) -> None:

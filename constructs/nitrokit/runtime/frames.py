@@ -6,6 +6,7 @@ import json
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from nitrokit.errors import NitrokitError
 MAX_FRAME = 1 << 20
 _TIMEOUT = 60.0
 _MAX_CONNECTIONS = 64
+_ACCEPT_PAUSE = 0.1
 Handler = Callable[[dict[str, Any]], dict[str, Any]]
 
 
@@ -57,9 +59,20 @@ def serve(listener: socket.socket, handler: Handler) -> None:
     """Answer requests for ever, each in a thread of its own, at most 64 at once. An error is answered by its code and text; nothing else of it leaves."""
     slots = threading.BoundedSemaphore(_MAX_CONNECTIONS)
     while True:
-        connection, _ = listener.accept()
         slots.acquire()
+        connection = accept(listener)
         threading.Thread(target=_answer, args=(connection, handler, slots), daemon=True).start()
+
+
+def accept(listener: socket.socket) -> socket.socket:
+    """The next connection. A peer that gave up while it waited, or a moment without file descriptors, ends no server; a closed listener does (OSError)."""
+    while True:
+        try:
+            return listener.accept()[0]
+        except OSError:
+            if listener.fileno() < 0:
+                raise
+            time.sleep(_ACCEPT_PAUSE)
 
 
 def _answer(connection: socket.socket, handler: Handler, slots: threading.BoundedSemaphore) -> None:
@@ -74,11 +87,18 @@ def _answer(connection: socket.socket, handler: Handler, slots: threading.Bounde
 
 
 def _result(connection: socket.socket, handler: Handler) -> dict[str, Any]:
+    """The handler's answer, or its error. An OSError of the handler (a TLS failure is one) is answered too; one of this connection is the caller's."""
     try:
-        return handler(receive(connection))
+        request = receive(connection)
+    except FrameError as error:
+        return _error(error.code, error.what)
+    try:
+        return handler(request)
     except NitrokitError as error:
-        return {"error": {"code": error.code, "message": error.what}}
-    except OSError:
-        raise
+        return _error(error.code, error.what)
     except Exception as error:
-        return {"error": {"code": "internal", "message": type(error).__name__}}
+        return _error("internal", type(error).__name__)
+
+
+def _error(code: str, message: str) -> dict[str, Any]:
+    return {"error": {"code": code, "message": message}}

@@ -36,6 +36,7 @@ def main() -> None:
 def run() -> int:
     """Prepare, run the app, and return its exit code."""
     mounts.mount_all()
+    mounts.open_console()
     mounts.load_nsm_module()
     mounts.raise_loopback()
     heartbeat()

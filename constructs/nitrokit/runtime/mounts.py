@@ -7,6 +7,8 @@ import fcntl
 import os
 import socket
 import struct
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -15,6 +17,7 @@ _MOUNTS = (
     ("proc", "/proc", "proc", _NOSUID | _NODEV | _NOEXEC, ""),
     ("sysfs", "/sys", "sysfs", _NOSUID | _NODEV | _NOEXEC, ""),
     ("devtmpfs", "/dev", "devtmpfs", _NOSUID | _NOEXEC, "mode=0755"),
+    ("tmpfs", "/dev/shm", "tmpfs", _NOSUID | _NODEV, "mode=1777"),
     ("tmpfs", "/run", "tmpfs", _NOSUID | _NODEV, "mode=0755"),
     ("tmpfs", "/tmp", "tmpfs", _NOSUID | _NODEV, "mode=1777"),
 )
@@ -27,9 +30,21 @@ def mount_all() -> None:
     for source, target, kind, flags, options in _MOUNTS:
         if os.path.ismount(target):
             continue
+        if target == "/dev/shm":
+            os.makedirs(target, exist_ok=True)
         if _libc.mount(source.encode(), target.encode(), kind.encode(), flags, options.encode() or None):
             number = ctypes.get_errno()
             raise OSError(number, f"mount {target}: {os.strerror(number)}")
+
+
+def open_console() -> None:
+    """Standard input, output and error, where the kernel found no console to give us (its ramdisk has no device nodes). Without them, the next files opened would take their numbers."""
+    with suppress(OSError):
+        while (descriptor := os.open("/dev/console", os.O_RDWR)) < 3:
+            os.set_inheritable(descriptor, True)
+        os.close(descriptor)
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", buffering=1, closefd=False)
 
 
 def load_nsm_module(path: Path = Path("/nsm.ko")) -> None:

@@ -52,9 +52,11 @@ class Supervisor:
         return {"user": uid, "group": gid, "extra_groups": []}
 
     def state(self) -> dict[str, Any]:
-        """For the control server: "running", or how the app ended."""
-        code = None if self._process is None else self._process.poll()
-        return {"app": "running" if self._process is not None and code is None else f"ended with {code}"}
+        """For the control server: "running", or how the app ended. It asks the kernel nothing: only ``wait`` may reap the app."""
+        if self._process is None:
+            return {"app": "starting"}
+        code = self._process.returncode
+        return {"app": "running" if code is None else f"ended with {code}"}
 
     def wait(self) -> int:
         """Wait for the app's end, reaping orphans meanwhile, and return its exit code."""

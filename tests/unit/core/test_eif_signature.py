@@ -1,5 +1,6 @@
 """The EIF's signature section: made, checked, described; certificates by openssl."""
 
+import base64
 import io
 import subprocess
 import zlib
@@ -198,3 +199,14 @@ def test_a_full_section_table_leaves_no_room_for_a_signature(signers):
     with pytest.raises(EifError) as caught:
         sign_eif(read_eif(file), io.BytesIO(), signers["secp384r1"][0])
     assert caught.value.slug == "section-count"
+
+
+def test_a_certificate_whose_name_nobody_can_read_is_our_error(section, signers):
+    """Found by the fuzzer: names are read late, and were read outside of what turns errors into ours."""
+    certificate = x509.load_pem_x509_certificate(signers["secp384r1"][0].certificate)
+    der = certificate.public_bytes(serialization.Encoding.DER).replace(b"Example", b"\xff" * 7)
+    pem = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
+    (one,) = cbor2.loads(section)
+    with pytest.raises(EifError) as caught:
+        parse_signature(cbor2.dumps([{**one, "signing_certificate": list(pem)}]))
+    assert caught.value.slug == "signing-certificate"

@@ -1,5 +1,6 @@
 """Building: the same bytes whatever the machine's mood, the lock that holds, and drift that is explained."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,30 +13,15 @@ import pytest
 from nitrokit.core.eif import read_eif
 from nitrokit.image import cpio
 from nitrokit.image.build import build_image
-from nitrokit.image.errors import FetchError, KernelError, LockError
+from nitrokit.image.errors import ImageError, KernelError, LockError
 from nitrokit.image.explain import explain
-from nitrokit.image.fetch import apt_mirrors, cache_dir, fetch_pool_file
+from nitrokit.image.fetch import cache_dir
 from nitrokit.image.kernel import CMDLINE, find_kernel
 from nitrokit.image.lock import read_lock, read_package_lock
 from nitrokit.image.rootfs import CLOSURE, bootstrap_tree
 
 ROOT = Path(__file__).parents[3]
 HELLO = ROOT / "enclave_images" / "hello"
-
-
-@pytest.fixture(scope="module")
-def kernel(tmp_path_factory):
-    """A kernel of three bytes: what is built is not booted here."""
-    folder = tmp_path_factory.mktemp("blobs")
-    (folder / "bzImage").write_bytes(b"ker")
-    return find_kernel({"NITROKIT_BLOBS": str(folder)}, folder, print)
-
-
-@pytest.fixture(scope="module")
-def built(kernel, tmp_path_factory):
-    return build_image(
-        HELLO, kernel=kernel, output=tmp_path_factory.mktemp("built") / "hello.eif", cache=cache_dir(os.environ), progress=lambda _: None
-    )
 
 
 def test_umask_time_zone_locale_and_path_do_not_matter(built, kernel, tmp_path):
@@ -95,7 +81,7 @@ def test_no_secret_and_no_shell_in_the_image(built):
     eif = read_eif(built.eif.read_bytes())
     paths = {path for ramdisk in eif.ramdisks for path, _ in cpio.read(eif.read(ramdisk))}
     assert not {path for path in paths if path.endswith(("/sh", "/bash", "/dash", "/dpkg", "/apt", "/pip"))}
-    assert not {path for path in paths if "credentials" in path.rsplit("/", 1)[-1] and not path.endswith(".py")}
+    assert not {path for path in paths if "credentials" in path.rsplit("/", 1)[-1] and not path.endswith(".pyc")}
     assert {"usr/lib/nitrokit-site/botocore/data/kms/2014-11-01/service-2.json.gz"} <= paths
     assert not {path for path in paths if "/botocore/data/ec2" in path}
 
@@ -123,16 +109,6 @@ def test_a_failed_build_leaves_nothing_behind(kernel, tmp_path):
     assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
 
 
-def test_a_file_that_no_mirror_has_is_named(tmp_path):
-    (tmp_path / "pool").mkdir()
-    (tmp_path / "pool/x.deb").write_bytes(b"other content")
-    with pytest.raises(FetchError) as caught:
-        fetch_pool_file("pool/x.deb", "0" * 64, cache=tmp_path / "cache", mirrors=lambda: [tmp_path.as_uri(), (tmp_path / "none").as_uri()])
-    assert caught.value.code == "fetch/gone"
-    assert "pool/x.deb" in caught.value.what
-    assert not (tmp_path / "cache" / "sha256").exists()
-
-
 def test_a_kernel_folder_without_a_kernel_is_refused_and_a_cmdline_is_honoured(tmp_path):
     with pytest.raises(KernelError):
         find_kernel({"NITROKIT_BLOBS": str(tmp_path)}, tmp_path, print)
@@ -153,13 +129,36 @@ def test_the_locks_name_hashes_for_everything():
     assert all(" --hash=sha256:" in line for line in lines)
 
 
-def test_mirrors_come_from_either_form_of_apts_sources_and_security_goes_last(tmp_path):
-    (tmp_path / "sources.list").write_text(
-        "# deb http://old/debian x main\ndeb [signed-by=/k.gpg] http://b/debian bookworm main\ndeb-src http://s/debian x main\n"
-    )
-    (tmp_path / "sources.list.d").mkdir()
-    (tmp_path / "sources.list.d/debian.sources").write_text("Types: deb\nURIs: http://a/debian-security http://c/debian/\nSuites: trixie\n")
-    (tmp_path / "sources.list.d/other.list").write_text("deb http://vendor/apt stable main\n")
-    assert apt_mirrors(tmp_path) == ["http://b/debian", "http://c/debian", "http://a/debian-security"]
-    with pytest.raises(FetchError):
-        apt_mirrors(tmp_path / "none")
+def test_nothing_replaces_the_runtime_that_pcr1_vouches_for(kernel, tmp_path):
+    copy = tmp_path / "hello"
+    shutil.copytree(HELLO, copy)
+    text = (copy / "enclave.toml").read_text()
+    for directory, name in (("/usr/lib/nitrokit/nitrokit", "errors.py"), ("/", "init")):
+        (copy / "enclave.toml").write_text(text.replace('working_directory = "/app"', f'working_directory = "{directory}"'))
+        (copy / "app" / name).write_text("")
+        with pytest.raises(ImageError) as caught:
+            build_image(copy, kernel=kernel, output=tmp_path / "x.eif", cache=cache_dir(os.environ), progress=lambda _: None)
+        assert caught.value.code == "image/bootstrap"
+        (copy / "app" / name).unlink()
+
+
+def test_a_damaged_wheel_in_the_cache_is_fetched_again(tmp_path, monkeypatch):
+    from nitrokit.image import fetch
+
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text("a==1 --hash=sha256:" + hashlib.sha256(b"wheel").hexdigest() + "\n")
+    calls = []
+
+    def download(_requirements, folder, *_):
+        calls.append(folder)
+        folder.mkdir()
+        (folder / "a-1-py3-none-any.whl").write_bytes(b"wheel")
+
+    monkeypatch.setattr(fetch, "_pip_download", download)
+    for _ in range(2):
+        (wheel,) = fetch.fetch_wheels(requirements, python="3.11", arch="x86_64", cache=tmp_path / "cache")
+    assert len(calls) == 1
+    wheel.write_bytes(b"damaged")
+    (wheel,) = fetch.fetch_wheels(requirements, python="3.11", arch="x86_64", cache=tmp_path / "cache")
+    assert wheel.read_bytes() == b"wheel"
+    assert len(calls) == 2

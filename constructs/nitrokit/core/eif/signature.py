@@ -107,6 +107,10 @@ def load_certificate(pem: bytes) -> x509.Certificate:
     try:
         certificate = x509.load_pem_x509_certificate(pem)
         cose.algorithm_of(certificate.public_key())
+        # Read late by cryptography: what cannot be read shall show here and nowhere else.
+        for name in (certificate.issuer, certificate.subject):
+            name.rfc4514_string()
+        _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     except Exception as error:  # cryptography's parser has several
         raise EifError(
             "signing-certificate",
