@@ -11,7 +11,7 @@ from types import FrameType
 import typer
 from typer.exceptions import TyperException
 
-from nitrokit.cli import build, check_policy, doctor, explain, local, lock, measure, verify
+from nitrokit.cli import build, check_policy, doctor, explain, local, lock, measure, sign, verify
 from nitrokit.cli.output import fail
 from nitrokit.errors import NitrokitError
 
@@ -26,6 +26,7 @@ app.command("build")(build.build)
 app.command("measure")(measure.measure)
 app.command("explain")(explain.explain)
 app.command("lock")(lock.lock)
+app.command("sign")(sign.sign)
 app.command("verify")(verify.verify)
 app.command("check-policy")(check_policy.check_policy)
 app.add_typer(local.app, name="local")
