@@ -12,7 +12,8 @@ from pathlib import Path
 
 from nitrokit.core.manifest import parse_manifest
 from nitrokit.core.nsm import NsmError, NsmProvider
-from nitrokit.runtime import control, egress, mounts, platform, vsock
+from nitrokit.runtime import control, egress, entropy, mounts, platform, vsock
+from nitrokit.runtime.clock import Clock
 from nitrokit.runtime.frames import serve
 from nitrokit.runtime.supervisor import Supervisor
 
@@ -41,17 +42,32 @@ def run() -> int:
     mounts.raise_loopback()
     heartbeat()
     manifest = parse_manifest(MANIFEST.read_text(), path=str(MANIFEST))
-    egress.start(manifest.egress)
     emulated = platform.is_emulated()
     nsm = platform.nsm()
+    clock = _prepare(nsm, may_fail=emulated)
+    egress.start(manifest.egress)
     with suppress(OSError):
         os.chmod("/dev/nsm", 0o666)  # the app attests too, and is not root
     with suppress(OSError):
         os.chmod("/dev/vsock", 0o666)
     supervisor = Supervisor(manifest.app, write=_console() if emulated or _is_debug(nsm) else None, may_stay_root=emulated)
     supervisor.start()
-    threading.Thread(target=serve, args=(vsock.listen(control.PORT), control.handler(nsm, supervisor.state)), daemon=True).start()
+    threading.Thread(
+        target=serve, args=(vsock.listen(control.PORT), control.handler(nsm, lambda: {**supervisor.state(), **clock.state()})), daemon=True
+    ).start()
     return supervisor.wait()
+
+
+def _prepare(nsm: NsmProvider, *, may_fail: bool) -> Clock:
+    """Randomness and time, before anything needs them. ``may_fail``: a sandboxed process may set no clock. Raises NsmError, OSError."""
+    clock = Clock(nsm)
+    entropy.seed(nsm)
+    try:
+        clock.keep(lambda text: print(f"nitrokit init: {text}", file=sys.stderr, flush=True))
+    except OSError:
+        if not may_fail:
+            raise
+    return clock
 
 
 def heartbeat() -> None:
