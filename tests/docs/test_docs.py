@@ -63,3 +63,10 @@ def test_the_project_speaks_of_itself_alone():
         str(path.relative_to(ROOT)) for path in texts if path.exists() and "vectors" not in path.parts and FOREIGN.search(path.read_text())
     }
     assert found == set()
+
+
+def test_every_key_of_enclave_toml_is_documented():
+    from nitrokit.core.manifest import _KEYS
+
+    page = (ROOT / "docs" / "enclave_toml.md").read_text()
+    assert {key for table in _KEYS.values() for key in table if f"`{key}`" not in page} == set()

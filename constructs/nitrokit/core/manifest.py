@@ -12,10 +12,11 @@ from nitrokit.errors import UsageError
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)+")
+RESTARTS = ("never", "on-failure", "always")
 _KEYS: dict[str, dict[str, type]] = {
     "enclave": {"name": str, "arch": str, "cpu_count": int, "memory_mib": int},
     "packages": {"suite": str, "include": list, "omit": list, "requirements": str, "exclude": list},
-    "app": {"source": str, "command": list, "working_directory": str, "user": str, "environment": dict},
+    "app": {"source": str, "command": list, "working_directory": str, "user": str, "environment": dict, "logs": bool, "restart": str},
     "egress": {"host": str, "port": int, "vsock_port": int},
 }
 
@@ -41,13 +42,18 @@ class Packages:
 
 @dataclass(frozen=True)
 class App:
-    """``source`` is copied to ``working_directory``; ``command`` runs there as ``user`` with ``environment`` alone."""
+    """``source`` is copied to ``working_directory``; ``command`` runs there as ``user`` with ``environment`` alone.
+
+    ``logs``: whether the parent may read what the app prints (the parent is not trusted with data). ``restart``: when the app is started again after its end; else the enclave ends.
+    """
 
     source: str
     command: tuple[str, ...]
     working_directory: str = "/app"
     user: str = "nobody"
     environment: Mapping[str, str] = field(default_factory=dict)
+    logs: bool = False
+    restart: str = "never"
 
 
 @dataclass(frozen=True)
@@ -137,7 +143,7 @@ def _checked(table: dict[str, Any], name: str, where: _Locator) -> dict[str, Any
                 expected=", ".join(known),
                 do="remove it, or correct its spelling",
             )
-        if not isinstance(value, known[key]) or isinstance(value, bool):
+        if not isinstance(value, known[key]) or isinstance(value, bool) != (known[key] is bool):
             raise ManifestError("type", f"{key} at {where(key)} has the wrong type", got=type(value).__name__, expected=known[key].__name__)
     return table
 
@@ -195,7 +201,8 @@ def _app(table: dict[str, Any], where: _Locator) -> App:
     if not all(isinstance(value, str) and "\0" not in value for value in environment.values()):
         raise ManifestError("type", f"environment at {where('environment')} has a value that is not a string")
     source = _relative(_required(table, "app", "source", where), "source", where)
-    return App(source, command, directory, table.get("user", "nobody"), environment)
+    restart = _choice(table.get("restart", "never"), RESTARTS, where("restart"))
+    return App(source, command, directory, table.get("user", "nobody"), environment, table.get("logs", False), restart)
 
 
 def _egress(table: dict[str, Any], where: _Locator) -> Egress:

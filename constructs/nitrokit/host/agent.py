@@ -39,13 +39,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="nitrokit-agent", description="Runs enclaves on this parent instance.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("install", "allocate", "image", "verify", "run", "health", "wait", "attest", "ask", "terminate"):
+    for name in ("install", "allocate", "image", "verify", "run", "health", "wait", "attest", "logs", "ask", "terminate"):
         command = commands.add_parser(name)
         command.add_argument("--enclave", required=True)
         if name == "verify":
             command.add_argument("--eif", type=Path, help="another image than the deployed one")
         if name == "attest":
             command.add_argument("--nonce", required=True, help="base64")
+        if name == "logs":
+            command.add_argument("--since", type=int, default=0, help="number of the first line wanted: `next` of the last answer")
         if name == "ask":
             command.add_argument("--port", type=int, default=5000)
             command.add_argument("--with-credentials", action="store_true", help="add the instance role's credentials to the request")
@@ -60,6 +62,8 @@ def _dispatch(options: argparse.Namespace) -> Dict[str, Any]:
         found = enclave.find(name)
         answer = enclave.ask(found["EnclaveCID"], enclave.CONTROL_PORT, {"op": "attest", "nonce": options.nonce})
         return {**answer, "enclave_id": found["EnclaveID"]}
+    if options.command == "logs":
+        return enclave.logs(name, options.since)
     if options.command == "ask":
         return _ask(name, options)
     if options.command == "health":

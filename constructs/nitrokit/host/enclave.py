@@ -45,6 +45,19 @@ def ask(cid: int, port: int, request: Dict[str, Any], *, listening_within: float
     return answer
 
 
+def logs(name: str, since: int) -> Dict[str, Any]:
+    """What the app printed, from line ``since`` on: ``lines``, ``next``, ``dropped``. Raises AgentError, also when the image lets nobody read it."""
+    answer = ask(find(name)["EnclaveCID"], CONTROL_PORT, {"op": "logs", "since": since})
+    if "error" in answer:
+        raise AgentError(
+            "no-logs",
+            "the enclave gives no logs",
+            got=str(answer["error"])[:200],
+            do="set logs = true in [app] of its enclave.toml, and build it again",
+        )
+    return answer
+
+
 def _connect(cid: int, port: int, deadline: float) -> socket.socket:
     while True:
         connection = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)

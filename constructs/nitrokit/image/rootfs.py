@@ -23,7 +23,8 @@ PYTHON_VERSIONS = {"bookworm": "3.11", "trixie": "3.13"}
 CLOSURE = (
     "__init__.py", "_version.py", "errors.py",
     "core/__init__.py", "core/cbor.py", "core/cms.py", "core/manifest.py", "core/nsm/__init__.py", "core/nsm/interface.py", "core/nsm/messages.py",
-    "runtime/__init__.py", "runtime/clock.py", "runtime/control.py", "runtime/egress.py", "runtime/entropy.py", "runtime/frames.py", "runtime/init.py", "runtime/kms.py", "runtime/mounts.py",
+    "runtime/__init__.py", "runtime/clock.py", "runtime/control.py", "runtime/egress.py", "runtime/entropy.py", "runtime/frames.py", "runtime/init.py",
+    "runtime/kms.py", "runtime/logs.py", "runtime/mounts.py",
     "runtime/nsm_device.py", "runtime/platform.py", "runtime/supervisor.py", "runtime/vsock.py",
 )  # fmt: skip
 """What of nitrokit goes into an enclave: an edit of anything else never moves a PCR. A test compares it with what the runtime imports."""

@@ -9,13 +9,19 @@ from typing import Any
 
 from nitrokit.core.nsm import NsmProvider
 from nitrokit.runtime.frames import FrameError
+from nitrokit.runtime.logs import LogBuffer
 
 PORT = 5001
 MAX_NONCE = 512
 
 
-def handler(nsm: NsmProvider, app_state: Callable[[], dict[str, Any]]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """``{"op": "health"}`` and ``{"op": "attest", "nonce": base64}``. A document carries the nonce alone: no user data or key that the parent could choose."""
+def handler(
+    nsm: NsmProvider, app_state: Callable[[], dict[str, Any]], logs: LogBuffer | None
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """``{"op": "health"}``, ``{"op": "attest", "nonce": base64}`` and ``{"op": "logs", "since": number}``, the latter where enclave.toml lets the parent read them.
+
+    A document carries the nonce alone: no user data or key that the parent could choose.
+    """
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
         match request.get("op"):
@@ -23,9 +29,19 @@ def handler(nsm: NsmProvider, app_state: Callable[[], dict[str, Any]]) -> Callab
                 return {"status": "ok", **app_state()}
             case "attest":
                 return {"document": base64.b64encode(nsm.attestation(nonce=_nonce(request.get("nonce")))).decode()}
-        raise FrameError("unknown-operation", "unknown operation", got=str(request.get("op"))[:40], expected="health or attest")
+            case "logs":
+                return _logs(logs, request.get("since", 0))
+        raise FrameError("unknown-operation", "unknown operation", got=str(request.get("op"))[:40], expected="health, attest or logs")
 
     return answer
+
+
+def _logs(logs: LogBuffer | None, since: object) -> dict[str, Any]:
+    if logs is None:
+        raise FrameError("no-logs", "this enclave keeps its output to itself", expected="logs = true in [app] of its enclave.toml")
+    if type(since) is not int or since < 0:
+        raise FrameError("since", "since is not the number of a line", got=repr(since)[:40], expected="0 or more")
+    return logs.read(since)
 
 
 def _nonce(text: object) -> bytes:

@@ -15,6 +15,7 @@ from nitrokit.core.nsm import NsmError, NsmProvider
 from nitrokit.runtime import control, egress, entropy, mounts, platform, vsock
 from nitrokit.runtime.clock import Clock
 from nitrokit.runtime.frames import serve
+from nitrokit.runtime.logs import LogBuffer
 from nitrokit.runtime.supervisor import Supervisor
 
 MANIFEST = Path("/etc/nitrokit/enclave.toml")
@@ -50,11 +51,13 @@ def run() -> int:
         os.chmod("/dev/nsm", 0o666)  # the app attests too, and is not root
     with suppress(OSError):
         os.chmod("/dev/vsock", 0o666)
-    supervisor = Supervisor(manifest.app, write=_console() if emulated or _is_debug(nsm) else None, may_stay_root=emulated)
+    console, logs = emulated or _is_debug(nsm), LogBuffer()
+    readable = console or manifest.app.logs
+    sinks = [*([_console()] if console else []), *([logs.append] if readable else [])]
+    supervisor = Supervisor(manifest.app, sinks=sinks, may_stay_root=emulated)
     supervisor.start()
-    threading.Thread(
-        target=serve, args=(vsock.listen(control.PORT), control.handler(nsm, lambda: {**supervisor.state(), **clock.state()})), daemon=True
-    ).start()
+    answer = control.handler(nsm, lambda: {**supervisor.state(), **clock.state()}, logs if readable else None)
+    threading.Thread(target=serve, args=(vsock.listen(control.PORT), answer), daemon=True).start()
     return supervisor.wait()
 
 

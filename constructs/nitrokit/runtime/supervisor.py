@@ -6,7 +6,8 @@ import os
 import pwd
 import subprocess
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import IO, Any
 
 from nitrokit.core.manifest import App
@@ -20,13 +21,21 @@ _BASE_ENVIRONMENT = {
 }
 
 
-class Supervisor:
-    """Runs one app. ``write``: takes its output, line by line; None drops it (an unread console freezes an enclave)."""
+_FIRST_DELAY, _LAST_DELAY, _STABLE = 1.0, 30.0, 60.0
+"""Seconds before the app is started again, doubled each time; an app that ran for a minute begins anew."""
 
-    def __init__(self, app: App, *, write: Callable[[bytes], None] | None, may_stay_root: bool) -> None:
+
+class Supervisor:
+    """Runs one app. ``sinks``: take its output, line by line; none drops it. ``sleep``: waits before the app is started again."""
+
+    def __init__(
+        self, app: App, *, sinks: Sequence[Callable[[bytes], None]], may_stay_root: bool, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
         self._app = app
-        self._write = write
+        self._sinks = sinks
         self._may_stay_root = may_stay_root
+        self._sleep = sleep
+        self._restarts = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -56,10 +65,24 @@ class Supervisor:
         if self._process is None:
             return {"app": "starting"}
         code = self._process.returncode
-        return {"app": "running" if code is None else f"ended with {code}"}
+        return {"app": "running" if code is None else f"ended with {code}", "restarts": self._restarts}
 
     def wait(self) -> int:
-        """Wait for the app's end, reaping orphans meanwhile, and return its exit code."""
+        """Wait for the app's end, start it again as enclave.toml says, and return the exit code of the last. Raises OSError when it cannot be started again."""
+        delay = _FIRST_DELAY
+        while True:
+            started = time.monotonic()
+            code = self._wait_once()
+            if self._app.restart == "never" or (self._app.restart == "on-failure" and code == 0):
+                return code
+            delay = _FIRST_DELAY if time.monotonic() - started > _STABLE else delay
+            self._sleep(delay)
+            delay = min(2 * delay, _LAST_DELAY)
+            self._restarts += 1
+            self.start()
+
+    def _wait_once(self) -> int:
+        """The app's exit code; orphans are reaped meanwhile."""
         assert self._process is not None
         while True:
             pid, status = os.wait()
@@ -69,8 +92,8 @@ class Supervisor:
 
     def _forward(self, output: IO[bytes]) -> None:
         for line in iter(lambda: output.readline(1 << 16), b""):
-            if self._write is not None:
-                self._write(line)
+            for sink in self._sinks:
+                sink(line)
 
 
 def _user(name: str) -> tuple[int, int]:

@@ -59,3 +59,13 @@ def test_any_text_is_a_manifest_or_our_error(text):
         parse_manifest(text, path="x")
     except ManifestError:
         pass
+
+
+def test_logs_and_restart_are_said_in_the_measured_manifest():
+    app = parse_manifest(GOOD.replace('source = "app"', 'source = "app"\nlogs = true\nrestart = "on-failure"'), path="x").app
+    assert (app.logs, app.restart) == (True, "on-failure")
+    assert (parse_manifest(GOOD, path="x").app.logs, parse_manifest(GOOD, path="x").app.restart) == (False, "never")
+    for wrong, slug in (("logs = 1", "type"), ('logs = "yes"', "type"), ('restart = "maybe"', "value"), ("restart = true", "type")):
+        with pytest.raises(ManifestError) as caught:
+            parse_manifest(GOOD.replace('source = "app"', f'source = "app"\n{wrong}'), path="x")
+        assert caught.value.slug == slug
