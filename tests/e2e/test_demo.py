@@ -54,6 +54,7 @@ def test_the_demo_holds_every_expectation(runner, tmp_path):
     got = {(one["actor"], one["got"]) for one in report["expectations"]}
     assert ("enclave", "allowed") in got
     assert ("parent instance", "denied") in got
+    assert ("parent instance", "no secret") in got
     assert ("attestation Lambda", "PASS") in got
     assert ("attestation Lambda", "FAIL PCR0 PCR2") in got
     assert ("host agent", "refused") in got

@@ -22,6 +22,7 @@ def prove(request: dict[str, Any]) -> dict[str, Any]:
     except ClientError as error:
         return {"error": {"code": error.response["Error"]["Code"], "message": error.response["Error"]["Message"]}}
     proof = hmac.digest(secret, base64.b64decode(request["challenge"]), hashlib.sha256)
+    print("answered a challenge under the data owner's secret", flush=True)  # the parent may read this: enclave.toml says logs = true
     return {"proof": base64.b64encode(proof).decode()}
 
 

@@ -39,6 +39,10 @@ class DataOwner:
         ciphertext: bytes = self.kms.encrypt(KeyId=self.key_id, Plaintext=self._secret)["CiphertextBlob"]
         return ciphertext
 
+    def is_told(self, text: str) -> bool:
+        """Whether the secret stands in a text, in hex or base64."""
+        return any(form in text for form in (self._secret.hex(), base64.b64encode(self._secret).decode()))
+
     def accepts(self, challenge: bytes, proof: bytes) -> bool:
         """Whether ``proof`` is HMAC-SHA256 of the challenge under the secret."""
         return hmac.compare_digest(hmac.digest(self._secret, challenge, hashlib.sha256), proof)

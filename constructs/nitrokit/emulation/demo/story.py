@@ -84,6 +84,21 @@ class Story:
             got=got,
             detail=tried.stderr.strip()[-300:],
         )
+        read = self.parent.run(f"python3 {AGENT} logs --enclave {shlex.quote(self.images.name)}")
+        got = (
+            "failed"
+            if read.exit_code or "answered a challenge" not in read.stdout
+            else "the secret"
+            if self.owner.is_told(read.stdout)
+            else "no secret"
+        )
+        self.report.expect(
+            "parent instance",
+            "reads what the app prints, as enclave.toml allows",
+            expected="no secret",
+            got=got,
+            detail=_last_line(read.stderr),
+        )
 
     def _attempt(self, actor: str, what: str, *, expected: str) -> None:
         proof = Proof.attempt(self.owner, self.parent, self.ciphertext, self.local.region)
