@@ -32,6 +32,7 @@ def build(
     from nitrokit.image.fetch import cache_dir
     from nitrokit.image.kernel import find_kernel
     from nitrokit.image.lock import read_lock
+    from nitrokit.image.sbom import write_sbom
 
     read_manifest(image)  # a wrong folder is told before a kernel is built
     steps = Steps()
@@ -42,12 +43,14 @@ def build(
     steps.say(f"  {kernel.source}")
     with steps.step(f"build {image}"):
         built = build_image(image, kernel=kernel, output=target, cache=cache, progress=steps.note)
+    sbom = write_sbom(image, built)
     differences = explain(read_lock(image), built) if check else []
     value = {
         "eif": str(built.eif),
         "size": built.eif.stat().st_size,
         "measurements": {f"PCR{index}": digest.hex() for index, digest in built.measurements.pcrs().items()},
         "sections": built.sections,
+        "sbom": str(sbom),
         "kernel": kernel.source,
         **({"differences": differences} if check else {}),
     }
@@ -56,6 +59,7 @@ def build(
         print(f"{built.eif} ({built.eif.stat().st_size:,} bytes)")
         for index, digest in built.measurements.pcrs().items():
             print(f"PCR{index} {digest.hex()}")
+        print(f"made of: {sbom}")
 
     result(value, as_json=as_json, human=human)
     if differences:
