@@ -16,8 +16,10 @@ from nitrokit.core.key_policy import (
     analyze_key_policy,
     build_key_policy,
     evaluate,
+    parse_policy,
 )
 from nitrokit.core.key_policy.adversaries import is_attestation_key
+from nitrokit.core.key_policy.evaluate import matching
 from nitrokit.core.measurements import EMPTY_PCR2, Measurements, digest, pcr3
 
 ACCOUNT, OTHER = "123456789012", "999999999999"
@@ -265,3 +267,107 @@ def test_whoever_passes_without_a_document_is_found(statements):
             decision = evaluate(policy, AccessRequest(action, principal, principal.split(":")[4], context={"aws:PrincipalArn": principal}))
             if decision.allowed or decision.delegated_to_iam:
                 assert action in worst
+
+
+def _denied(condition, **elements):
+    return _allow(condition, **{"Sid": "D", "Effect": "Deny", "Principal": "*", **elements})
+
+
+@pytest.mark.parametrize(
+    ("statements", "expected"),
+    [
+        ([_allow({"StringLike": {KEY + "PCR0": "ab*"}})], "any-image"),
+        ([_allow({"StringLike": {KEY + "PCR0": OLD.pcr0.hex()[:4] + "?" * 92}})], "any-image"),
+        ([_allow({"Null": {KEY + "PCR0": "false"}}), _denied({"StringEquals": {KEY + "PCR3": pcr3(HOST).hex()}})], "any-image"),
+        ([_allow({"Null": {KEY + "PCR0": "false"}}), _denied({"StringNotEquals": {KEY + "PCR3": pcr3(HOST).hex()}})], "any-image"),
+        ([_allow({"Null": {KEY + "PCR0": "false"}}), _denied({"StringEquals": {KEY + "PCR16": OLD.pcr0.hex()}})], "any-image"),
+        ([_allow({"Null": {KEY + "PCR0": "false"}}), _denied({"Null": {KEY + "PCR16": "false"}})], "any-image"),
+        ([_allow({"StringEquals": {KEY + "PCR3": pcr3(HOST).hex()}}), _allow({"StringEquals": {KEY + "NitroTPMPCR4": OLD.pcr0.hex()}}, Sid="T")], "any-image"),
+        ([_allow(Principal="*"), _denied({"StringNotEquals": {"aws:PrincipalAccount": "222222222222"}})], "unattested"),
+        ([_allow({"StringEquals": {"kms:CallerAccount": "222222222222"}}, Principal="*")], "unattested"),
+        ([_allow({"Bool": {"aws:PrincipalIsAWSService": "true"}}, Principal="*")], "unattested"),
+        ([_allow(Principal={"AWS": f"arn:aws:sts::{ACCOUNT}:assumed-role/host/i-1"}), _denied({"ArnNotEquals": {"aws:PrincipalArn": HOST}})], "unattested"),
+        ([_allow(Principal={"AWS": "AROAEXAMPLE"}), _denied({"ArnNotEquals": {"aws:PrincipalArn": HOST}})], "unattested"),
+        ([_allow(Principal={"AWS": ROOT}), _denied({"ArnNotLike": {"aws:PrincipalArn": "arn:aws:iam::*:role/admin"}})], "iam-delegation"),
+        ([_allow(Principal={"AWS": ROOT}), _denied({"StringNotLike": {"aws:PrincipalArn": "*admin*"}})], "iam-delegation"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_ways_that_only_seem_to_be_closed(statements, expected):
+    assert expected in _ids(_policy(*statements))
+
+
+def test_many_statements_and_principals_are_analyzed_in_time(monkeypatch):
+    """By the number of evaluations, not by the clock: principals that an Allow does not name cost next to nothing."""
+    calls = 0
+
+    def counted(statement, request):
+        nonlocal calls
+        calls += 1
+        return matching(statement, request)
+
+    monkeypatch.setattr("nitrokit.core.key_policy.findings.matching", counted)
+    roles = [f"arn:aws:iam::{ACCOUNT}:role/r{number}" for number in range(100)]
+    allows = [_allow(RIGHT, Sid=f"S{number}", Principal={"AWS": role}) for number, role in enumerate(roles)]
+    policy = _policy(*allows, _denied({"StringNotEquals": RIGHT["StringEqualsIgnoreCase"]}))
+    assert analyze_key_policy(policy, account=ACCOUNT) == []
+    assert calls < 60_000
+
+
+FOREIGN, OTHER_FOREIGN, ZERO = "ab" * 48, "cd" * 48, "00" * 48
+VALUE = st.sampled_from([OLD.pcr0.hex(), NEW.pcr0.hex(), ZERO, EMPTY_PCR2.hex(), "*", "a*", "c?d*", NEW.pcr2.hex().upper()])
+KEYS = [KEY + name for name in ("ImageSha384", "PCR0", "PCR1", "PCR2", "PCR3", "PCR8", "PCR16", "NitroTPMPCR4")]
+OPERATORS = [
+    "StringEquals",
+    "StringEqualsIgnoreCase",
+    "StringLike",
+    "StringNotEquals",
+    "StringNotLike",
+    "StringEqualsIfExists",
+    "StringNotEqualsIfExists",
+    "ForAnyValue:StringLike",
+]
+ATTESTED = st.dictionaries(
+    st.sampled_from(OPERATORS), st.dictionaries(st.sampled_from(KEYS), VALUE | st.lists(VALUE, min_size=1, max_size=2), min_size=1, max_size=2), max_size=2
+)  # fmt: skip
+NULLS = st.dictionaries(st.sampled_from(KEYS), st.sampled_from(["true", "false"]), max_size=1)
+
+
+@st.composite
+def _attested_statements(draw):
+    condition = draw(ATTESTED)
+    if nulls := draw(NULLS):
+        condition = {**condition, "Null": nulls}
+    return {
+        "Effect": draw(st.sampled_from(["Allow", "Allow", "Deny"])),
+        "Principal": draw(PRINCIPALS),
+        "Action": draw(ACTIONS),
+        "Resource": "*",
+        "Condition": condition,
+    }
+
+
+def _documents_of_an_adversary():
+    """Concrete documents of images that nobody accepts: foreign, debug mode; signed by oneself or not; with and without own PCRs."""
+    for image in (FOREIGN, OTHER_FOREIGN, ZERO):
+        for signed in (ZERO, OTHER_FOREIGN) if image != ZERO else (ZERO,):
+            for parent in (OLD.pcr0.hex(), ZERO, OTHER_FOREIGN):
+                for own in (None, OLD.pcr0.hex(), FOREIGN):
+                    pcrs = {"ImageSha384": image, "PCR0": image, "PCR1": image, "PCR2": image, "PCR3": parent, "PCR8": signed}
+                    yield {KEY + name: value for name, value in ({**pcrs, "PCR16": own} if own else pcrs).items()}
+
+
+@given(st.lists(_attested_statements(), min_size=1, max_size=4))
+@settings(max_examples=300)
+def test_whoever_passes_with_a_document_of_another_image_is_found(statements):
+    policy = _policy(*statements)
+    worst = {
+        action for finding in analyze_key_policy(policy, account=ACCOUNT) if finding.severity >= Severity.HIGH for action in finding.actions
+    }
+    parsed = parse_policy(policy)
+    for context in _documents_of_an_adversary():
+        for principal in (HOST, "arn:aws:iam::111111111111:role/y"):
+            request = AccessRequest("kms:Decrypt", principal, principal.split(":")[4], context={**context, "aws:PrincipalArn": principal})
+            decision = evaluate(parsed, request)
+            if decision.allowed or decision.delegated_to_iam:
+                assert "kms:Decrypt" in worst, context

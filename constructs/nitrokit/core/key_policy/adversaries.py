@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from nitrokit.core.key_policy.conditions import split_operator
 from nitrokit.core.key_policy.document import Condition, PolicyError, Statement
 from nitrokit.core.key_policy.evaluate import ATTESTATION_PREFIX
+from nitrokit.core.key_policy.patterns import Unknown
 from nitrokit.core.measurements import EMPTY_PCR2
 
 ZERO = "00" * 48
@@ -21,6 +22,9 @@ _KEY = re.compile(rf"{ATTESTATION_PREFIX}(imagesha384|(?:pcr|nitrotpmpcr)(?:0|[1
 _TPM = f"{ATTESTATION_PREFIX}nitrotpmpcr"
 _IMAGE, _PCR = f"{ATTESTATION_PREFIX}imagesha384", f"{ATTESTATION_PREFIX}pcr"
 _VALUE = re.compile("[0-9a-f]{96}")
+_NOBODY = "000000000000"
+_IMAGE_KEYS = (_IMAGE, f"{_PCR}0", f"{_PCR}1", f"{_PCR}2", f"{_PCR}8")
+_ABOUT_PRINCIPALS = ("aws:principalarn", "aws:principalaccount", "kms:calleraccount")
 _WILD = re.compile(r"[*?]")
 
 
@@ -34,10 +38,15 @@ class Actor:
     label: str
 
     def context(self) -> dict[str, str]:
-        """The condition keys that go with who one is."""
-        service = {"aws:PrincipalIsAWSService": "true" if self.kind == "Service" else "false"}
-        own = {"aws:PrincipalArn": self.arn, "aws:PrincipalAccount": self.account, "kms:CallerAccount": self.account}
-        return service | (own if self.kind == "AWS" else {})
+        """The condition keys that go with who one is. A session's or a unique id's role is not known from its name; a service is no role or user of any account."""
+        if self.kind == "Service":
+            return {
+                "aws:PrincipalIsAWSService": "true",
+                "aws:PrincipalArn": f"arn:aws:iam::{_NOBODY}:service/{self.arn}",
+                "aws:PrincipalAccount": _NOBODY,
+            }
+        own = {"aws:PrincipalAccount": self.account, "kms:CallerAccount": self.account} if self.kind == "AWS" else {}
+        return {"aws:PrincipalIsAWSService": "false", **own, **({"aws:PrincipalArn": self.arn} if ":iam:" in self.arn else {})}
 
 
 def is_attestation_key(key: str) -> bool:
@@ -50,58 +59,83 @@ def is_attestation_key(key: str) -> bool:
 
 
 def actors(statements: Sequence[Statement], account: str, partition: str) -> list[Actor]:
-    """One principal for each name in the policy, one of the account that it does not name, and a stranger."""
+    """One principal for each name in the policy and each one that a condition names, one of the account that is not named, a stranger, a service."""
     found = {
         "account": Actor(f"arn:{partition}:iam::{account}:role/any", account, "AWS", f"any principal of account {account}"),
-        "stranger": Actor(f"arn:{partition}:iam::000000000000:role/any", "000000000000", "AWS", "any AWS principal, of any account"),
+        "stranger": Actor(f"arn:{partition}:iam::{_NOBODY}:role/any", _NOBODY, "AWS", "any AWS principal, of any account"),
+        "service": Actor("any.amazonaws.com", "", "Service", "any AWS service"),
     }
     for statement in statements:
         for kind, name in statement.principals.names if statement.principals else ():
             if name != "*":
                 found[f"{kind} {name}"] = _actor(kind, name, account, partition)
         for condition in statement.conditions:
-            if condition.key.lower() == "aws:principalarn":
-                found |= {f"AWS {value}": _actor("AWS", _WILD.sub("x", value), account, partition, value) for value in condition.values}
+            if condition.key.lower() in _ABOUT_PRINCIPALS:
+                found |= {f"AWS {value}": _actor("AWS", value, account, partition) for value in condition.values}
     return list(found.values())
 
 
-def _actor(kind: str, name: str, account: str, partition: str, label: str | None = None) -> Actor:
-    parts = name.split(":")
-    own = parts[4] if len(parts) > 5 else name if name.isdigit() else account
-    if kind == "AWS" and (name.isdigit() or name.endswith(":root")):
-        return Actor(f"arn:{partition}:iam::{own}:role/any", own, kind, f"any principal of account {own}")
-    return Actor(name, own, kind, label or name)
+def _actor(kind: str, name: str, account: str, partition: str) -> Actor:
+    """The principal that a name, or a pattern of names, stands for."""
+    parts = name.split(":", 5)
+    if kind == "AWS" and len(parts) == 6:
+        own = parts[4] if parts[4].isdigit() else account
+        if parts[5] == "root":
+            return Actor(f"arn:{partition}:iam::{own}:role/any", own, kind, f"any principal of account {own}")
+        return Actor(":".join([*(_WILD.sub("x", part) for part in parts[:4]), own, _WILD.sub("x", parts[5])]), own, kind, name)
+    if kind == "AWS" and name.isdigit():
+        return Actor(f"arn:{partition}:iam::{name}:role/any", name, kind, f"any principal of account {name}")
+    return Actor(_WILD.sub("x", name), account, kind, name)
 
 
-def documents(statement: Statement, statements: Sequence[Statement]) -> Iterator[tuple[str, dict[str, str]]]:
-    """(finding, attestation context) pairs from the worst to the mildest: no document; then documents that a parent's owner can get, with everything right but what is named.
+Document = Mapping[str, str | Unknown]
 
-    Whoever owns the parent has the right role and instance (PCR3, PCR4); whoever writes the image extends PCR16–31 as they like.
+
+def documents(statements: Sequence[Statement], wanted: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, Document]]:
+    """(finding, attestation context) pairs from the worst to the mildest: no document; then documents that whoever owns a parent can get.
+
+    ``wanted``: what the Allow names. What such an adversary chooses is unknown, so that any condition on it may hold and no Deny surely does: the parent's role and instance
+    (PCR3, PCR4), what the image extends (PCR16–31), and a value of which a pattern fixes a part (images can be made until one fits).
     """
     yield "unattested", {}
-    wanted = _wanted(statement, statements)
-    if any(key.startswith(_TPM) for key in wanted):
-        yield from _tpm_documents(wanted)
-        return
-    free = {key: values[0] for key, values in wanted.items() if _index(key) in (3, 4) or _index(key) > 15}
-    foreign = {**{f"{_PCR}{index}": _FOREIGN for index in range(16)}, _IMAGE: _FOREIGN, f"{_PCR}8": ZERO, **free}
-    zero = {_IMAGE: ZERO, **{f"{_PCR}{index}": ZERO for index in (0, 1, 2, 8)}}
-    yield "any-image", foreign
-    yield "debug-enclave", {**foreign, **zero}
-    boot = {**foreign, **_right(wanted, 1)}
-    yield "boot-only", boot
-    yield "empty-application", {**boot, f"{_PCR}2": EMPTY_PCR2.hex()}
-    yield "signer-only", {**boot, **_right(wanted, 8)}
-    mixed = [key for key, values in wanted.items() if _index(key) in (0, 1, 2, 8) and len(values) > 1]
+    free = {f"{_PCR}{index}": Unknown.UNKNOWN for index in range(32)} | {key: Unknown.UNKNOWN for key in _patterned(statements)}
+
+    def document(**values: str) -> Document:
+        named = {_IMAGE if name == "image" else f"{_PCR}{name[1:]}": value for name, value in values.items()}
+        return {_IMAGE: _FOREIGN, **free, **{key: value for key, value in named.items() if key not in _patterned(statements)}}
+
+    for signed in (ZERO, _FOREIGN):
+        yield "any-image", document(image=_FOREIGN, p0=_FOREIGN, p1=_FOREIGN, p2=_FOREIGN, p8=signed)
+    yield "debug-enclave", document(image=ZERO, p0=ZERO, p1=ZERO, p2=ZERO, p8=ZERO)
+    for signed in (ZERO, _FOREIGN):
+        yield "boot-only", document(image=_FOREIGN, p0=_FOREIGN, p2=_FOREIGN, p8=signed)
+        yield "empty-application", document(image=_FOREIGN, p0=_FOREIGN, p2=EMPTY_PCR2.hex(), p8=signed)
+    yield "signer-only", document(image=_FOREIGN, p0=_FOREIGN, p2=_FOREIGN)
+    mixed = [key for key, values in wanted.items() if key in _IMAGE_KEYS and len(values) > 1]
     if len(mixed) > 1:
-        yield "mixed-sets", {**right_document(wanted), **{key: wanted[key][number % 2] for number, key in enumerate(mixed)}}
+        yield "mixed-sets", {**free, **right_document(wanted), **{key: wanted[key][number % 2] for number, key in enumerate(mixed)}}
+    yield from _tpm_documents(statements)
 
 
-def _tpm_documents(wanted: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, dict[str, str]]]:
+def _patterned(statements: Sequence[Statement]) -> set[str]:
+    """Attestation keys that some condition compares with a pattern."""
+    return {
+        condition.key.lower()
+        for statement in statements
+        for condition in statement.conditions
+        if is_attestation_key(condition.key)
+        and "Like" in condition.operator
+        and any(_WILD.search(value) and _can_fit(value) for value in condition.values)
+    }
+
+
+def _tpm_documents(statements: Sequence[Statement]) -> Iterator[tuple[str, Document]]:
+    """A NitroTPM's documents: of another AMI, and of the right one with other boot arguments (PCR7 and PCR12 tell those)."""
+    patterned = {key: Unknown.UNKNOWN for key in _patterned(statements)}
     foreign = {f"{_TPM}{index}": _FOREIGN for index in range(24)}
-    yield "any-image", foreign
-    boot = {f"{_TPM}{index}": values[0] for index in (0, 1, 2, 3, 4, 5, 6, 8, 9) if (values := wanted.get(f"{_TPM}{index}"))}
-    yield "tpm-boot-arguments", {**foreign, **boot}
+    yield "any-image", {**foreign, **patterned}
+    boot = {f"{_TPM}{index}": Unknown.UNKNOWN for index in range(24) if index not in (7, 12)}
+    yield "tpm-boot-arguments", {**foreign, **patterned, **boot}
 
 
 def right_document(wanted: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -117,8 +151,16 @@ def is_pcr_value(value: str) -> bool:
 
 def _instance(value: str) -> str:
     """A measurement that fits what a policy names, a pattern perhaps; one that no policy names where none does."""
-    filled = value.replace("?", "0").replace("*", "0" * max(0, 97 - len(value)), 1).replace("*", "")
-    return filled if is_pcr_value(filled) else _FOREIGN
+    if not _can_fit(value):
+        return _FOREIGN
+    missing = 96 - len(value.replace("*", ""))
+    return value.replace("?", "0").replace("*", "0" * missing, 1).replace("*", "")
+
+
+def _can_fit(pattern: str) -> bool:
+    """Whether a pattern can match a PCR value at all."""
+    fixed = pattern.replace("*", "")
+    return set(fixed.lower()) <= set("0123456789abcdef?") and (len(fixed) == 96 or ("*" in pattern and len(fixed) < 96))
 
 
 def wanted_by(statement: Statement) -> dict[str, list[str]]:
@@ -130,28 +172,9 @@ def wanted_by(statement: Statement) -> dict[str, list[str]]:
     return found
 
 
-def _wanted(statement: Statement, statements: Sequence[Statement]) -> dict[str, list[str]]:
-    """What the statement names; for keys that it does not, what any other names: a Deny compares with those."""
-    own = wanted_by(statement)
-    for other in statements:
-        for condition in other.conditions:
-            if is_attestation_key(condition.key):
-                own.setdefault(condition.key.lower(), [value.lower() for value in condition.values])
-    return own
-
-
 def is_positive(condition: Condition) -> bool:
     """Whether a condition names what is accepted, rather than what is not."""
     try:
         return split_operator(condition.operator)[1] in ("StringEquals", "StringEqualsIgnoreCase", "StringLike")
     except PolicyError:
         return False
-
-
-def _index(key: str) -> int:
-    return 0 if key == _IMAGE else int(key.removeprefix(_PCR))
-
-
-def _right(wanted: Mapping[str, Sequence[str]], index: int) -> dict[str, str]:
-    values = wanted.get(f"{_PCR}{index}")
-    return {f"{_PCR}{index}": values[0]} if values else {}

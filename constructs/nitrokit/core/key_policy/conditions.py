@@ -15,7 +15,7 @@ from decimal import Decimal, InvalidOperation
 from nitrokit.core.key_policy.document import Condition, PolicyError
 from nitrokit.core.key_policy.patterns import Resolve, Unknown, matches
 
-Context = Mapping[str, "str | Sequence[str]"]
+Context = Mapping[str, "str | Sequence[str] | Unknown"]
 Lookup = Callable[[str], "Sequence[str] | Unknown | None"]
 """A condition key's values; None where it is absent."""
 

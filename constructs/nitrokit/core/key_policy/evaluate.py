@@ -44,7 +44,7 @@ class AccessRequest:
         folded = key.lower()
         for name, value in self.context.items():
             if name.lower() == folded:
-                return [value] if isinstance(value, str) else value
+                return [value] if isinstance(value, str) else value  # unknown, in an analysis
         return Unknown.UNKNOWN if self.open and not folded.startswith(ATTESTATION_PREFIX.rstrip(":")) else None
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nitrokit.core.key_policy.adversaries import (
     ZERO,
     Actor,
+    Document,
     actors,
     documents,
     is_attestation_key,
@@ -96,21 +97,25 @@ def analyze_key_policy(
     return sorted(found, key=lambda one: -one.severity)
 
 
+_ANYTHING = Patterns(("*",), negated=False)
+
+
 class _Analysis:
     def __init__(self, statements: Sequence[Statement], grants: Sequence[Grant], account: str, partition: str) -> None:
-        self._allows = [statement for statement in statements if statement.allows] + [_as_statement(grant) for grant in grants]
+        self._allows = [_understood(statement) for statement in statements if statement.allows] + [_as_statement(grant) for grant in grants]
         self._grants = {f"grant {grant.id}" for grant in grants}
         self._denies = [_understood(statement) for statement in statements if not statement.allows]
         self._statements = statements
         self._actors = actors([*statements, *self._allows], account, partition)
         self._partition = partition
+        self._tried: dict[Statement, list[tuple[str, Document]]] = {}
 
     def openings(self) -> Iterator[Finding]:
         """Findings by evaluation: for each Allow, who passes with which document."""
         opened = False
         for allow in self._allows:
             whom: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
-            for actor in self._actors:
+            for actor in self._named_by(allow):
                 for action, finding in self._passes(allow, actor):
                     actions, principals = whom.setdefault(finding, ({}, {}))
                     actions[action] = principals[actor.label] = None
@@ -127,26 +132,33 @@ class _Analysis:
             if self._may(allow, actor, action, {}):
                 yield action, finding
         for action in ATTESTED_ACTIONS:
-            for finding, context in documents(allow, self._statements):
+            for finding, context in self._documents(allow):
                 if how := self._may(allow, actor, action, context):
                     yield action, _named(finding, how, allow.name in self._grants)
                     break
             if self._may(allow, actor, action, right_document(wanted_by(allow))):
                 yield action, ""
 
-    def _may(self, allow: Statement, actor: Actor, action: str, document: Mapping[str, str]) -> str:
-        """Empty, or where the Allow may match and no Deny surely does: "direct", or "delegated" to IAM."""
-        request = AccessRequest(
-            action,
-            actor.arn,
-            actor.account,
-            Unknown.UNKNOWN,
-            {**actor.context(), **document},
-            partition=self._partition,
-            kind=actor.kind,
-            open=True,
+    def _named_by(self, allow: Statement) -> list[Actor]:
+        """Whom the statement is about at all: the others need no further look."""
+        about = replace(allow, actions=_ANYTHING, resources=_ANYTHING, conditions=())
+        return [actor for actor in self._actors if any(matching(about, self._request(actor, "kms:Decrypt", {})))]
+
+    def _documents(self, allow: Statement) -> list[tuple[str, Document]]:
+        if allow not in self._tried:
+            self._tried[allow] = list(documents(self._statements, wanted_by(allow)))
+        return self._tried[allow]
+
+    def _request(self, actor: Actor, action: str, document: Document) -> AccessRequest:
+        context = {**actor.context(), **document}
+        return AccessRequest(
+            action, actor.arn, actor.account, Unknown.UNKNOWN, context, partition=self._partition, kind=actor.kind, open=True
         )
-        direct, delegated = matching(_understood(allow), request)
+
+    def _may(self, allow: Statement, actor: Actor, action: str, document: Document) -> str:
+        """Empty, or where the Allow may match and no Deny surely does: "direct", or "delegated" to IAM."""
+        request = self._request(actor, action, document)
+        direct, delegated = matching(allow, request)
         if (direct is False and delegated is False) or any(matching(deny, request)[0] for deny in self._denies):
             return ""
         return "delegated" if direct is False else "direct"
@@ -182,9 +194,7 @@ _NEVER_KNOWN = Condition("StringEquals", "nitrokit:not-understood", ("",))
 def _understood(statement: Statement) -> Statement:
     """The statement with conditions that the evaluator refuses replaced by one whose outcome is not known."""
     conditions = tuple(_NEVER_KNOWN if _unknown_operator(one) else one for one in statement.conditions)
-    return Statement(
-        statement.name, statement.effect, statement.principals, statement.actions, statement.resources, conditions, statement.variables
-    )
+    return replace(statement, conditions=conditions)
 
 
 def _unknown_operator(condition: Condition) -> bool:
