@@ -1,10 +1,14 @@
 """Documents signed by AWS's hypervisors verify; what others made up or tampered with does not."""
 
 import json
+import subprocess
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -127,3 +131,24 @@ def test_a_truncated_document_is_refused_at_every_length():
 def test_a_verified_document_cannot_be_made_by_hand():
     with pytest.raises(TypeError):
         VerifiedDocument("i-1-enc1", None, {}, None, None, None, b"", AWS_NITRO_ROOT_G1, None, _token=object())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("one", INDEX["valid"], ids=lambda one: Path(one["file"]).stem[-40:])
+def test_openssl_finds_path_and_signature_as_we_do(one, tmp_path):
+    """A second opinion on every document: the path at its own time (purpose any: a leaf has no extended key usage), and the signature over the Sig_structure."""
+    document = parse_document(_read(one))
+    chain = [x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM) for der in (*document.cabundle, document.certificate)]
+    (tmp_path / "root.pem").write_bytes((VECTORS / "root" / "aws-nitro-root-g1.der").read_bytes())
+    (tmp_path / "between.pem").write_bytes(b"".join(chain[1:-1]))
+    (tmp_path / "leaf.pem").write_bytes(chain[-1])
+    at = str(int(document.timestamp.timestamp()))
+    command = ["openssl", "verify", "-attime", at, "-trusted", "root.pem", "-untrusted", "between.pem", "-partial_chain", "leaf.pem"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False).stdout == "leaf.pem: OK\n"
+    half = len(document.sign1.signature) // 2
+    r, s = (int.from_bytes(part, "big") for part in (document.sign1.signature[:half], document.sign1.signature[half:]))
+    (tmp_path / "signature").write_bytes(encode_dss_signature(r, s))
+    (tmp_path / "message").write_bytes(document.sign1.sig_structure())
+    key = subprocess.run(["openssl", "x509", "-in", "leaf.pem", "-pubkey", "-noout"], cwd=tmp_path, capture_output=True, check=True).stdout
+    (tmp_path / "key.pem").write_bytes(key)
+    command = ["openssl", "dgst", "-sha384", "-verify", "key.pem", "-signature", "signature", "message"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False).stdout == "Verified OK\n"
