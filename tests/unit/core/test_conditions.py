@@ -74,7 +74,7 @@ def test_variables_are_plain_text_before_version_2012():
         (_one("Allow", Action=[]), "element"), (_one("Allow", Action=""), "element"), (_one("Allow", Action="k*:Decrypt"), "action"), (_one("Allow", Action="kms"), "action"),
         (_one("Allow", Sid=5), "element"),
         ({}, "document"), ({"Statement": "x"}, "document"), ({"Statement": []}, "document"), ({**_one("Allow"), "Extra": 1}, "element"), (_one("Allow", version="2026-01-01"), "version"),
-        ("", "not-json"), (b"\xff", "not-json"), ("[" * 100_000, "not-json"), ("5", "document"), ('{"Statement": [], "Statement": []}', "not-json"),
+        ("", "not-json"), (" " * 131_073, "too-large"), (b"\xff", "not-json"), ("[" * 100_000, "not-json"), ("5", "document"), ('{"Statement": [], "Statement": []}', "not-json"),
         ({"Statement": [5]}, "document"), ({"Statement": [{}] * 1025}, "document"),
     ],
     ids=lambda value: str(value)[:60],

@@ -14,6 +14,7 @@ from typing import Any
 from nitrokit.errors import NitrokitError
 
 MAX_STATEMENTS = 1024  # ours: a key policy has at most 32 KiB
+MAX_DOCUMENT = 131_072  # of the API's model (KMS PutKeyPolicy); a key policy's own limit is 32,768
 _VERSIONS = ("2012-10-17", "2008-10-17")
 _ELEMENTS = {"Sid", "Effect", "Principal", "NotPrincipal", "Action", "NotAction", "Resource", "NotResource", "Condition"}
 _ACTION = re.compile(r"\*(:\*)?|[a-zA-Z0-9-]+:[a-zA-Z0-9*?]+")
@@ -84,6 +85,10 @@ def parse_policy(policy: str | bytes | Mapping[str, Any], *, identity: bool = Fa
 
 def _load(policy: str | bytes | Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(policy, str | bytes):
+        if len(policy) > MAX_DOCUMENT:
+            raise PolicyError(
+                "too-large", "the policy is larger than any that AWS takes", got=len(policy), expected=f"at most {MAX_DOCUMENT}"
+            )
         try:
             policy = json.loads(policy, object_pairs_hook=_unique)
         except (ValueError, RecursionError) as error:
