@@ -14,7 +14,7 @@ from typing import Any
 from nitrokit.errors import UsageError
 
 MAX_INPUT = 1 << 20
-_STARTS = (b"\x84", b"\xd2\x84", b"\x9f", b"\xd2\x9f")  # an array of four, or of open length; tagged or not
+STARTS = (b"\x84", b"\xd2\x84", b"\x9f", b"\xd2\x9f")  # an array of four, or of open length; tagged or not
 _HEX = re.compile(rb"(?:0[xX])?((?:[0-9a-fA-F]{2})+)")
 _MAX_ARRAY = 1 << 15
 
@@ -49,14 +49,14 @@ def _decoded(text: bytes) -> bytes | None:
     """Hex or base64 (standard or URL-safe, padded or not, over several lines) of something that starts as a document does; None for anything else."""
     packed = b"".join(text.split())
     hexadecimal = _HEX.fullmatch(packed)
-    if hexadecimal and (found := bytes.fromhex(hexadecimal[1].decode())).startswith(_STARTS):
+    if hexadecimal and (found := bytes.fromhex(hexadecimal[1].decode())).startswith(STARTS):
         return found
     try:
         plain = packed.replace(b"-", b"+").replace(b"_", b"/").rstrip(b"=")
         found = base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
     except binascii.Error:
         return None
-    return found if found.startswith(_STARTS) else None
+    return found if found.startswith(STARTS) else None
 
 
 def _in_json(text: bytes, label: str) -> Iterator[tuple[str, bytes]]:
@@ -81,4 +81,4 @@ def _octets(items: list[Any]) -> bytes | None:
     if not 4 <= len(items) <= _MAX_ARRAY or not all(type(item) is int and 0 <= item <= 255 for item in items):
         return None
     found = bytes(items)
-    return found if found.startswith(_STARTS) else None
+    return found if found.startswith(STARTS) else None

@@ -93,11 +93,20 @@ def _judge(
     cache: ChainCache,
 ) -> Evidence:
     """Everything about one document. ``time`` None: its own."""
+    from nitrokit.cli.documents import STARTS
     from nitrokit.cli.evidence import Evidence
     from nitrokit.core import attestation
 
     evidence = Evidence(label, time)
     try:
+        if not data.startswith(STARTS):
+            raise attestation.DocumentError(
+                "unrecognized",
+                "no attestation document in any form that is known",
+                got=repr(data[:24]),
+                expected="a COSE_Sign1: raw, in hex or base64, or inside a JSON",
+                do="check that this is the document itself, whole",
+            )
         evidence.parsed = attestation.parse_document(data)
         evidence.time = time or evidence.parsed.timestamp
         evidence.chain = attestation.summarize_chain(evidence.parsed)
