@@ -6,7 +6,7 @@ import hmac
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from nitrokit.core.attestation.policy import AppraisalError, AppraisalPolicy
+from nitrokit.core.attestation.policy import IMAGE_PCRS, AppraisalError, AppraisalPolicy
 from nitrokit.core.attestation.verifier import ArchivedDocument, VerifiedDocument
 from nitrokit.core.measurements import Measurements, PcrDifference
 
@@ -120,7 +120,7 @@ def _age(document: VerifiedDocument, policy: AppraisalPolicy, time: datetime) ->
 
 def _differences(document: _Document, policy: AppraisalPolicy) -> tuple[Measurements, list[PcrDifference]]:
     """The nearest accepted set, and every PCR in which the document differs from it. A debug-mode enclave's image PCRs differ only where the policy does not allow debug mode."""
-    skipped = policy.image_pcrs() if document.is_debug and policy.allow_debug else ()
+    skipped = IMAGE_PCRS if document.is_debug and policy.allow_debug else ()
 
     def of(one: Measurements) -> list[PcrDifference]:
         expected = policy.expected(one)
@@ -136,7 +136,7 @@ def _differences(document: _Document, policy: AppraisalPolicy) -> tuple[Measurem
 def _measurements(document: _Document, policy: AppraisalPolicy) -> tuple[Measurements | None, list[Check]]:
     matched, differing = _differences(document, policy)
     if differing:
-        image = any(one.index in policy.image_pcrs() for one in differing)
+        image = any(one.index in IMAGE_PCRS for one in differing)
         raise AppraisalError(
             "measurements" if image else "parent" if any(one.index in (3, 4) for one in differing) else "pcr",
             "the enclave runs another image than the lock accepts" if image else "the enclave's parent or state is not the one expected",
@@ -146,7 +146,7 @@ def _measurements(document: _Document, policy: AppraisalPolicy) -> tuple[Measure
             differences=differing,
         )
     checks = [] if document.is_debug else [Check(15, "measurements")]
-    named = sorted(set(policy.expected(matched)) - set(policy.image_pcrs()))
+    named = sorted(set(policy.expected(matched)) - set(IMAGE_PCRS))
     return None if document.is_debug else matched, [*checks, *(Check(16, f"PCR{index}") for index in named)]
 
 

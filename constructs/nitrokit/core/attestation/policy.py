@@ -9,7 +9,8 @@ from datetime import timedelta
 from nitrokit.core.measurements import EMPTY_PCR2, PCR_LENGTH, Measurements, PcrDifference, pcr3, pcr4, pcr8
 from nitrokit.errors import NitrokitError
 
-_IMAGE = (0, 1, 2)
+IMAGE_PCRS = (0, 1, 2, 8)
+"""The PCRs that tell the image: zero in debug mode."""
 
 
 class AppraisalError(NitrokitError):
@@ -87,10 +88,6 @@ class AppraisalPolicy:
         if self.signing_certificate is not None:
             named.append((8, pcr8(self.signing_certificate)))
         return named
-
-    def image_pcrs(self) -> tuple[int, ...]:
-        """The PCRs that tell the image: zero in debug mode."""
-        return (*_IMAGE, 8)
 
 
 def _check_value(index: int, value: bytes) -> None:
