@@ -66,7 +66,7 @@ def test_the_project_speaks_of_itself_alone():
 
 
 def test_every_key_of_enclave_toml_is_documented():
-    from nitrokit.core.manifest import _KEYS
+    from nitrokit.core.manifest.parse import KEYS
 
     page = (ROOT / "docs" / "enclave_toml.md").read_text()
-    assert {key for table in _KEYS.values() for key in table if f"`{key}`" not in page} == set()
+    assert {key for table in KEYS.values() for key in table if f"`{key}`" not in page} == set()

@@ -33,6 +33,7 @@ def build(
     from nitrokit.image.kernel import find_kernel
     from nitrokit.image.lock import read_lock
     from nitrokit.image.sbom import write_sbom
+    from nitrokit.image.signing import here
 
     read_manifest(image)  # a wrong folder is told before a kernel is built
     steps = Steps()
@@ -42,7 +43,7 @@ def build(
         kernel = find_kernel(os.environ, cache, steps.note)
     steps.say(f"  {kernel.source}")
     with steps.step(f"build {image}"):
-        built = build_image(image, kernel=kernel, output=target, cache=cache, progress=steps.note)
+        built = build_image(image, kernel=kernel, output=target, cache=cache, progress=steps.note, sign_with=here())
     sbom = write_sbom(image, built)
     differences = explain(read_lock(image), built) if check else []
     value = {
@@ -52,6 +53,7 @@ def build(
         "sections": built.sections,
         "sbom": str(sbom),
         "kernel": kernel.source,
+        "findings": [vars(finding) for finding in built.findings],
         **({"differences": differences} if check else {}),
     }
 
@@ -60,6 +62,8 @@ def build(
         for index, digest in built.measurements.pcrs().items():
             print(f"PCR{index} {digest.hex()}")
         print(f"made of: {sbom}")
+        for finding in built.findings:
+            print(f"  ! {finding}")
 
     result(value, as_json=as_json, human=human)
     if differences:

@@ -59,6 +59,7 @@ class _Side:
 
 def _open(path: Path, stack: ExitStack) -> _Side:
     from nitrokit.core.eif import read_eif
+    from nitrokit.image.difference import section_hashes
 
     if path.is_dir():
         path = _build(path)
@@ -71,7 +72,7 @@ def _open(path: Path, stack: ExitStack) -> _Side:
         raise UsageError(
             "unreadable-file", f"cannot read {path}", got=str(error), expected="an EIF, an image folder or a measurements.json"
         ) from error
-    return _Side(eif.measurements, eif, _hashes(eif))
+    return _Side(eif.measurements, eif, section_hashes(eif))
 
 
 def _build(folder: Path) -> Path:
@@ -97,22 +98,6 @@ def _lock(path: Path) -> ImageLock:
         return ImageLock(Measurements.parse(path.read_bytes()), {})
     except OSError as error:
         raise UsageError("unreadable-file", f"cannot read {path}", got=str(error), do="check the path") from error
-
-
-def _hashes(eif: Eif) -> dict[str, str]:
-    import hashlib
-
-    from nitrokit.core.eif import SectionType
-
-    found: dict[str, str] = {}
-    for section in eif.sections:
-        number = sum(name.startswith("ramdisk") for name in found)
-        name = f"ramdisk{number}" if section.type is SectionType.RAMDISK else section.type.name.lower()
-        digest = hashlib.sha256()
-        for chunk in eif.chunks(section):
-            digest.update(chunk)
-        found[name] = digest.hexdigest()
-    return found
 
 
 def _by_hash(one: _Side, other: _Side) -> list[SectionDifference]:

@@ -31,7 +31,7 @@ def lock(
     cache = cache_dir(os.environ)
     if not measurements_only:
         with steps.step(f"resolve {image}"):
-            lock_image(image, cache=cache, progress=steps.note)
+            lock_image(image, progress=steps.note)
     with steps.step("kernel"):
         kernel = find_kernel(os.environ, cache, steps.note)
     steps.say(f"  {kernel.source}")

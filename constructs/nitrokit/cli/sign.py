@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -29,7 +29,7 @@ def sign(
     now = datetime.now(UTC)
     try:
         pem = certificate.read_bytes()
-        sign_with = signing.key_file(key) if key is not None else signing.kms_key(str(kms_key), pem, _kms)
+        sign_with = signing.key_file(key) if key is not None else signing.kms_key(str(kms_key), pem, signing.here().client)
         signature = signing.sign_file(eif, output or eif, Signer(pem, sign_with), time=now)
     except OSError as error:
         raise UsageError("unreadable-file", "a file cannot be read or written", got=str(error), do="check the paths") from error
@@ -44,9 +44,3 @@ def sign(
     result(value, as_json=as_json, human=human)
     if not signature.valid_at(now + signing.SOON):
         talk(f"warning: the signing certificate ends within {signing.SOON.days} days")
-
-
-def _kms(region: str) -> Any:
-    import boto3
-
-    return boto3.client("kms", region_name=region)

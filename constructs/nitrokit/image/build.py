@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from nitrokit._version import __version__
-from nitrokit.core.eif import write_eif
-from nitrokit.core.manifest import Manifest, parse_manifest
+from nitrokit.core.eif import read_eif, write_eif
+from nitrokit.core.eif.source import Buffer
+from nitrokit.core.manifest import EifFile, Manifest, parse_manifest
 from nitrokit.core.measurements import Measurements
 from nitrokit.errors import UsageError
 from nitrokit.image import cpio
+from nitrokit.image.application import Application, application
+from nitrokit.image.base import bootstrap_ramdisk
+from nitrokit.image.compression import compressed
+from nitrokit.image.content import CHUNK, Spool
+from nitrokit.image.contents import Installed
+from nitrokit.image.difference import section_hashes
 from nitrokit.image.files import replacing
 from nitrokit.image.kernel import KernelBlobs
-from nitrokit.image.lock import read_package_lock
-from nitrokit.image.rootfs import application_tree, bootstrap_tree
+from nitrokit.image.lint import Finding, lint_size
+from nitrokit.image.signing import SignWith, configured_signer
+from nitrokit.image.sources import Workshop
 
 SECTIONS = ("kernel", "cmdline", "ramdisk0", "ramdisk1")
+MAX_ROOT = 16 << 30
 
 
 @dataclass(frozen=True)
 class BuiltImage:
-    """``sections``: name (kernel, cmdline, ramdisk0, ramdisk1) → SHA-256 in hex of what is measured."""
+    """``sections``: name (kernel, cmdline, ramdisk0, ramdisk1) → SHA-256 in hex of what is measured; ``findings``: what people should know of the image; ``installed``: what its root file system
+    says is installed.
+    """
 
     eif: Path
     measurements: Measurements
     sections: dict[str, str]
+    findings: tuple[Finding, ...] = ()
+    installed: tuple[Installed, ...] = ()
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -46,19 +61,79 @@ def read_manifest(folder: Path) -> Manifest:
     return parse_manifest(text, path=str(path))
 
 
-def build_image(folder: Path, *, kernel: KernelBlobs, output: Path, cache: Path, progress: Callable[[str], None]) -> BuiltImage:
-    """Build ``folder`` into the EIF ``output``, which appears only when whole. Raises UsageError, ManifestError, LockError, FetchError, ImageError."""
+def build_image(
+    folder: Path, *, kernel: KernelBlobs, output: Path, cache: Path, progress: Callable[[str], None], sign_with: SignWith | None = None
+) -> BuiltImage:
+    """Build ``folder`` into the EIF ``output``, which appears only when whole. Memory does not grow with the image.
+
+    ``sign_with``: how [signing] gets time and KMS; None: PCR8 is stated, as the certificate makes it, and the file is not signed. Raises UsageError, ManifestError, LockError, FetchError,
+    ImageError, SigningError.
+    """
     manifest = read_manifest(folder)
-    lock = read_package_lock(folder)
-    ramdisks = [cpio.write(bootstrap_tree(kernel)), cpio.write(application_tree(folder, manifest, lock, cache, progress))]
-    bzimage = kernel.bzimage.read_bytes()
-    with replacing(output) as file:
-        measurements = write_eif(
-            file, kernel=bzimage, cmdline=kernel.cmdline, ramdisks=ramdisks, metadata=_metadata(manifest), arch=manifest.arch
+    if isinstance(manifest.source, EifFile):
+        return _given(folder / manifest.source.path, output)
+    cache.mkdir(parents=True, exist_ok=True)
+    bootstrap = bootstrap_ramdisk(kernel, manifest.arch, cache=cache, progress=progress)
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=cache) as work:
+        spool = Spool(Path(work) / "contents", limit=MAX_ROOT)
+        with contextlib.closing(spool):
+            made = application(manifest, Workshop(folder, manifest.arch, cache, Path(work), spool, progress))
+            return _write(folder, manifest, kernel, bootstrap, made, output, sign_with)
+
+
+def _write(
+    folder: Path, manifest: Manifest, kernel: KernelBlobs, bootstrap: Path, made: Application, output: Path, sign_with: SignWith | None
+) -> BuiltImage:
+    signer, pcr8 = configured_signer(folder, manifest.signing, sign_with)
+    hashes = [hashlib.sha256() for _ in SECTIONS]
+    bzimage, cmdline = kernel.bzimage.read_bytes(), kernel.cmdline
+    hashes[0].update(bzimage)
+    hashes[1].update(cmdline.encode())
+    with replacing(output) as file, bootstrap.open("rb") as first:
+        ramdisks = [
+            _hashed(iter(lambda: first.read(CHUNK), b""), hashes[2]),
+            _hashed(compressed(_joined(cpio.chunks(made.tree)), manifest.compression), hashes[3]),
+        ]
+        measured = write_eif(
+            file, kernel=bzimage, cmdline=cmdline, ramdisks=ramdisks, metadata=_metadata(manifest), arch=manifest.arch, signer=signer
         )
-    contents = (bzimage, kernel.cmdline.encode(), *ramdisks)
-    sections = {name: hashlib.sha256(content).hexdigest() for name, content in zip(SECTIONS, contents, strict=True)}
-    return BuiltImage(output, measurements, sections)
+        size = file.seek(0, 2)
+    measurements = Measurements(measured.pcr0, measured.pcr1, measured.pcr2, pcr8)
+    sections = {name: one.hexdigest() for name, one in zip(SECTIONS, hashes, strict=True)}
+    return BuiltImage(output, measurements, sections, (*made.findings, *lint_size(size)), made.installed)
+
+
+def _given(path: Path, output: Path) -> BuiltImage:
+    """Measure an EIF, and copy it. Raises UsageError, EifError."""
+    try:
+        with path.open("rb") as file, replacing(output) as target:
+            eif = read_eif(file)
+            file.seek(0)
+            while chunk := file.read(CHUNK):
+                target.write(chunk)
+            sections = section_hashes(eif)
+    except OSError as error:
+        raise UsageError("unreadable-file", f"cannot read {path}", got=str(error), expected="the EIF that [eif] names") from error
+    return BuiltImage(output, eif.measurements, sections, tuple(lint_size(path.stat().st_size)))
+
+
+def _joined(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Small pieces put together: each is handed to several threads."""
+    waiting: list[bytes] = []
+    size = 0
+    for chunk in chunks:
+        waiting.append(chunk)
+        size += len(chunk)
+        if size >= CHUNK:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    yield b"".join(waiting)
+
+
+def _hashed(chunks: Iterable[bytes], digest: hashlib._Hash) -> Iterator[Buffer]:
+    for chunk in chunks:
+        digest.update(chunk)
+        yield chunk
 
 
 def _metadata(manifest: Manifest) -> dict[str, object]:

@@ -1,7 +1,7 @@
-"""Bytecode for what an image imports, made by the image's own Python: compiling is most of an enclave's start.
+"""Bytecode for what an image imports, made by a locked Python of the image's version: compiling is most of an enclave's start.
 
-The same on every machine: the interpreter is the locked one, whatever Python runs the build; names are the paths in the enclave; and marshal's version 2 knows
-no references, whose presence in later versions depends on what else is in the compiler's memory.
+The same on every machine: the interpreter is a locked one, whatever Python runs the build; names are the paths in the enclave; and marshal's version 2 knows
+no references, whose presence in later versions depends on what else is in the compiler's memory. Bytecode is the same for both architectures.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from nitrokit.image.architecture import ARCHITECTURES, here
 from nitrokit.image.cpio import file
 from nitrokit.image.errors import ImageError
 from nitrokit.image.unpack import Tree
 
-_LIBRARIES = "usr/lib/x86_64-linux-gnu"
-_LOADER = f"{_LIBRARIES}/ld-linux-x86-64.so.2"
+_MACHINE = ARCHITECTURES.get(here(), ARCHITECTURES["x86_64"])
+_LIBRARIES = f"usr/lib/{_MACHINE.multiarch}"
+_LOADER = f"{_LIBRARIES}/{_MACHINE.loader}"
 _TIMEOUT = 600
 # A module without source is taken whatever the twelve bytes behind the magic number say of its source (PEP 552, SourcelessFileLoader).
 _COMPILE = """
@@ -39,11 +41,14 @@ while name := take():
 """
 
 
-def compile_modules(tree: Tree, folders: tuple[str, ...], *, work: Path) -> Tree:
-    """The tree with each module below ``folders`` (``x.py``) in compiled form (``x.pyc``) instead; what is no Python source stays. ``work``: for temporary files. Raises ImageError."""
+def compile_modules(tree: Tree, folders: tuple[str, ...], *, work: Path, interpreter: Tree | None = None) -> Tree:
+    """The tree with each module below ``folders`` (``x.py``) in compiled form (``x.pyc``) instead; what is no Python source stays.
+
+    ``interpreter``: a tree with the Python that compiles; None: the image's own. ``work``: for temporary files. Raises ImageError.
+    """
     names = [path for path, node in sorted(tree.items()) if path.endswith(".py") and stat.S_ISREG(node.mode) and path.startswith(folders)]
     request = b"".join(_frame(name.encode()) + _frame(tree[name].data) for name in names) + _frame(b"")
-    compiled = dict(zip(names, _frames(_run(tree, request, work)), strict=True))
+    compiled = dict(zip(names, _frames(_run(interpreter or tree, request, work)), strict=True))
     result = {path: node for path, node in tree.items() if not compiled.get(path)}
     return result | {f"{path}c": file(code) for path, code in compiled.items() if code}
 
@@ -124,6 +129,6 @@ def _cannot_run(got: str) -> ImageError:
         "python",
         "the image's own Python, which compiles its modules, does not run on this machine",
         got=got,
-        expected="a machine that runs x86_64 programs",
-        do="on another architecture install qemu-user-static (binfmt), and try again",
+        expected=f"a Python for {here()}",
+        do="build images of another architecture from bookworm, whose Python nitrokit has for both, or build on a machine of the image's own",
     )

@@ -12,7 +12,7 @@ from nitrokit.core.measurements import Measurements
 from nitrokit.image.build import BuiltImage, build_image
 from nitrokit.image.files import write_atomically
 from nitrokit.image.kernel import KernelBlobs
-from nitrokit.image.rootfs import CLOSURE
+from nitrokit.image.signing import here
 
 _PACKAGE = Path(nitrokit.__file__).parent
 
@@ -24,7 +24,7 @@ def build_cached(folder: Path, *, kernel: KernelBlobs, cache: Path, progress: Ca
     if eif.is_file() and record.is_file():
         value = json.loads(record.read_text())
         return BuiltImage(eif, Measurements.parse(json.dumps(value)), value["sections"])
-    built = build_image(folder, kernel=kernel, output=eif, cache=cache, progress=progress)
+    built = build_image(folder, kernel=kernel, output=eif, cache=cache, progress=progress, sign_with=here())
     write_atomically(record, [json.dumps({**json.loads(built.measurements.to_json()), "sections": built.sections}).encode()])
     return built
 
@@ -35,8 +35,12 @@ def _key(folder: Path, kernel: KernelBlobs) -> str:
     sources = [
         kernel.bzimage,
         *([kernel.nsm_module] if kernel.nsm_module else []),
-        *(_PACKAGE / name for name in CLOSURE),
-        *sorted((_PACKAGE / "image").glob("*.py")),
+        *sorted(
+            path
+            for name in ("core", "runtime", "image")
+            for path in (_PACKAGE / name).rglob("*")
+            if path.is_file() and path.suffix != ".pyc"
+        ),
     ]
     for path in [*sources, *sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)]:
         name = path.relative_to(folder) if path.is_relative_to(folder) else path.name

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import stat
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from nitrokit.image.content import Stored
 from nitrokit.image.errors import ImageError
 
 _MAGIC = b"070701"
@@ -16,45 +18,87 @@ BLOCK = 512
 
 @dataclass(frozen=True)
 class Node:
-    """A file, folder or symbolic link. ``mode``: with the type bits; ``data``: content, or the link's target. Owner is always root."""
+    """A file, folder or symbolic link. ``mode``: with the type bits; ``source``: content, or the link's target; several paths with one node are hard links."""
 
     mode: int
-    data: bytes = b""
+    source: bytes | Stored = b""
+    uid: int = 0
+    gid: int = 0
+
+    @property
+    def data(self) -> bytes:
+        """The whole content, in memory."""
+        return self.source if isinstance(self.source, bytes) else b"".join(self.source.chunks())
+
+    @property
+    def size(self) -> int:
+        return len(self.source) if isinstance(self.source, bytes) else self.source.size
+
+    def chunks(self) -> Iterator[bytes]:
+        return iter((self.source,)) if isinstance(self.source, bytes) else self.source.chunks()
 
 
 def folder(mode: int = 0o755) -> Node:
     return Node(stat.S_IFDIR | mode)
 
 
-def file(data: bytes, mode: int = 0o644) -> Node:
+def file(data: bytes | Stored, mode: int = 0o644) -> Node:
     return Node(stat.S_IFREG | mode, data)
 
 
 def link(target: str) -> Node:
-    return Node(stat.S_IFLNK | 0o777, target.encode())
+    return Node(stat.S_IFLNK | 0o777, target.encode(errors="surrogateescape"))
 
 
 def write(tree: Mapping[str, Node]) -> bytes:
-    """An archive of the tree (path without leading slash → node): sorted, times and owners zero, inodes counted; padded to 512 bytes, since archives follow each other without padding."""
-    chunks: list[bytes] = []
-    for inode, path in enumerate(sorted(tree), 1):
+    """``chunks``, in memory."""
+    return b"".join(chunks(tree))
+
+
+def chunks(tree: Mapping[str, Node]) -> Iterator[bytes]:
+    """An archive of the tree (path without leading slash → node): sorted, times zero, inodes counted; padded to 512 bytes, since archives follow each other without padding.
+
+    Of hard links the last carries the content, as GNU cpio has it. Raises ImageError for what the format cannot hold.
+    """
+    names = Counter(id(node) for node in tree.values() if stat.S_ISREG(node.mode))
+    inodes: dict[int, int] = {}
+    left = dict(names)
+    size = 0
+    for number, path in enumerate(sorted(tree), 1):
         node = tree[path]
-        chunks.append(_entry(path, inode, node.mode, 2 if stat.S_ISDIR(node.mode) else 1, node.data))
-    chunks.append(_entry(_TRAILER, 0, 0, 1, b""))
-    archive = b"".join(chunks)
-    return archive + bytes(-len(archive) % BLOCK)
+        links = 2 if stat.S_ISDIR(node.mode) else names.get(id(node), 1)
+        if links == 1 or stat.S_ISDIR(node.mode):
+            inode, last = number, True
+        else:
+            inode = inodes.setdefault(id(node), number)
+            left[id(node)] -= 1
+            last = not left[id(node)]
+        for chunk in _entry(path, inode, node, links, last):
+            size += len(chunk)
+            yield chunk
+    trailer = b"".join(_entry(_TRAILER, 0, Node(0), 1, True))
+    yield trailer + bytes(-(size + len(trailer)) % BLOCK)
 
 
-def _entry(path: str, inode: int, mode: int, links: int, data: bytes) -> bytes:
-    name = path.encode() + b"\0"
-    fields = (inode, mode, 0, 0, links, 0, len(data), 0, 0, 0, 0, len(name), 0)
+def _entry(path: str, inode: int, node: Node, links: int, with_content: bool) -> Iterator[bytes]:
+    name = path.encode(errors="surrogateescape") + b"\0"
+    size = node.size if with_content else 0
+    if size >> 32:
+        raise ImageError(
+            "too-large", "a file is larger than an initial ramdisk can hold", got=f"{path}: {size} bytes", expected="below 4 GiB"
+        )
+    fields = (inode, node.mode, node.uid, node.gid, links, 0, size, 0, 0, 0, 0, len(name), 0)
     head = _MAGIC + b"".join(b"%08X" % field for field in fields) + name
-    return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)
+    yield head + bytes(-len(head) % 4)
+    if size:
+        yield from node.chunks()
+        yield bytes(-size % 4)
 
 
 def read(archive: bytes | memoryview) -> Iterator[tuple[str, Node]]:
-    """The entries of one archive, up to its trailer. Raises ImageError for anything but files, folders and links with safe paths."""
+    """The entries of one archive, up to its trailer; hard links as ``chunks`` writes them, one node each. Raises ImageError for anything but files, folders and links with safe paths."""
     view, at = memoryview(archive), 0
+    waiting: dict[int, list[str]] = {}
     while True:
         header = bytes(view[at : at + _HEADER])
         if len(header) != _HEADER or header[:6] != _MAGIC:
@@ -73,8 +117,13 @@ def read(archive: bytes | memoryview) -> Iterator[tuple[str, Node]]:
         check_path(path)
         if stat.S_IFMT(mode) not in (stat.S_IFDIR, stat.S_IFREG, stat.S_IFLNK):
             raise ImageError("device-node", "only files, folders and links go into an image", got=f"{path}, mode {mode:o}")
-        yield path, Node(mode, bytes(view[start : start + size]))
+        node = Node(mode, bytes(view[start : start + size]), fields[2], fields[3])
         at = start + (size + 3) // 4 * 4
+        names = waiting.setdefault(fields[0], []) if stat.S_ISREG(mode) and fields[4] > 1 else []
+        names.append(path)
+        if stat.S_ISREG(mode) and len(names) < fields[4]:
+            continue
+        yield from ((name, node) for name in names)
 
 
 def check_path(path: str) -> None:

@@ -74,6 +74,19 @@ def section_pcrs(name: str) -> tuple[str, ...]:
     return _APPLICATION if name.startswith("ramdisk") and name != "ramdisk0" else _BOOT
 
 
+def section_hashes(eif: Eif) -> dict[str, str]:
+    """Name → SHA-256 in hex of each section that is measured. Raises EifError when the file changes meanwhile."""
+    found: dict[str, str] = {}
+    for section in eif.sections:
+        if section.type in (SectionType.KERNEL, SectionType.CMDLINE, SectionType.RAMDISK):
+            digest = hashlib.sha256()
+            for chunk in eif.chunks(section):
+                digest.update(chunk)
+            number = sum(name.startswith("ramdisk") for name in found)
+            found[f"ramdisk{number}" if section.type is SectionType.RAMDISK else section.type.name.lower()] = digest.hexdigest()
+    return found
+
+
 def _sections(eif: Eif) -> dict[str, bytes]:
     found = {"header": f"version {eif.version}, {eif.arch}".encode()}
     for section in eif.sections:

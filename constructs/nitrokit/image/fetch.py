@@ -17,13 +17,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
+from nitrokit.image.architecture import ARCHITECTURES
 from nitrokit.image.errors import FetchError
 from nitrokit.image.mirrors import apt_mirrors, apt_proxies
 
 _TIMEOUT = 60
 _CHUNK = 1 << 20
 _LARGE = 32 << 20
-_PLATFORMS = {"x86_64": ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")}
 _UNREACHABLE = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError)
 
 
@@ -130,7 +130,7 @@ def fetch_wheels(requirements: Path, *, python: str, arch: str, cache: Path) -> 
 
 
 def _pip_download(requirements: Path, folder: Path, python: str, arch: str) -> None:
-    platforms = [word for platform in _PLATFORMS[arch] for word in ("--platform", platform)]
+    platforms = [word for platform in ARCHITECTURES[arch].wheels for word in ("--platform", platform)]
     command = [
         sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes", "--only-binary=:all:",
         "--implementation", "cp", "--python-version", python, *platforms, "--dest", str(folder), "--requirement", str(requirements),

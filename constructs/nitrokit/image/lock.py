@@ -32,6 +32,7 @@ class PackageLock:
     """What packages.lock.json says."""
 
     suite: str
+    arch: str
     packages: tuple[LockedPackage, ...]
 
 
@@ -43,16 +44,16 @@ class ImageLock:
     sections: dict[str, str]
 
 
-def read_package_lock(folder: Path) -> PackageLock:
+def read_package_lock(path: Path) -> PackageLock:
     """Raises LockError for a missing or torn file."""
-    value = _read_json(folder / PACKAGES)
+    value = _read_json(path)
     try:
         packages = tuple(
             LockedPackage(str(one["name"]), str(one["version"]), str(one["path"]), str(one["sha256"])) for one in value["packages"]
         )
-        return PackageLock(str(value["suite"]), packages)
+        return PackageLock(str(value["suite"]), str(value["arch"]), packages)
     except (KeyError, TypeError) as error:
-        raise _torn(folder / PACKAGES, repr(error)) from error
+        raise _torn(path, repr(error)) from error
 
 
 def read_lock(folder: Path) -> ImageLock:

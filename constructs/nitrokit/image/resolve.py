@@ -11,49 +11,62 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nitrokit.core.manifest import Manifest
+from nitrokit.core.manifest import Packages
+from nitrokit.image.architecture import ARCHITECTURES
 from nitrokit.image.build import read_manifest
+from nitrokit.image.debian import python_version
 from nitrokit.image.errors import FetchError
 from nitrokit.image.files import write_atomically
 from nitrokit.image.lock import PACKAGES, write_json
 from nitrokit.image.mirrors import apt_mirrors
-from nitrokit.image.rootfs import PYTHON_VERSIONS
 
-_DEBIAN_ARCH = {"x86_64": "amd64"}
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
-def lock_image(folder: Path, *, cache: Path, progress: Callable[[str], None]) -> None:
-    """Write packages.lock.json and the requirements file (from its ``.in`` beside it). Raises FetchError."""
+def lock_image(folder: Path, *, progress: Callable[[str], None]) -> None:
+    """Write packages.lock.json and the requirements file (from its ``.in`` beside it) of an image of packages; other sources are pinned in enclave.toml. Raises FetchError."""
     manifest = read_manifest(folder)
-    write_json(folder / PACKAGES, {"suite": manifest.packages.suite, "packages": _packages(manifest, progress)})
-    requirements = folder / manifest.packages.requirements
-    progress(f"resolving {requirements.with_suffix('.in').name}")
-    write_atomically(requirements, [_requirements(requirements.with_suffix(".in"), PYTHON_VERSIONS[manifest.packages.suite]).encode()])
+    if isinstance(manifest.source, Packages):
+        requirements = manifest.source.requirements
+        lock_packages(
+            manifest.source,
+            manifest.arch,
+            lock=folder / PACKAGES,
+            requirements=None if requirements is None else ((folder / requirements).with_suffix(".in"), folder / requirements),
+            progress=progress,
+        )
 
 
-def _packages(manifest: Manifest, progress: Callable[[str], None]) -> list[dict[str, str]]:
+def lock_packages(
+    packages: Packages, arch: str, *, lock: Path, requirements: tuple[Path, Path] | None, progress: Callable[[str], None]
+) -> None:
+    """Resolve for an architecture, which need not be this machine's. ``requirements``: from which file to which. Raises FetchError, ImageError."""
+    version = python_version(packages.suite)
+    write_json(lock, {"suite": packages.suite, "arch": arch, "packages": _packages(packages, arch, progress)})
+    if requirements is not None:
+        source, target = requirements
+        progress(f"resolving {source.name}")
+        write_atomically(target, [_requirements(source, version, arch).encode()])
+
+
+def _packages(packages: Packages, arch: str, progress: Callable[[str], None]) -> list[dict[str, str]]:
     """The closure of the included packages, by apt, from the suite's main archive (files of a security archive vanish when they are superseded)."""
     with tempfile.TemporaryDirectory(prefix="nitrokit-apt-") as name:
-        config = _apt_state(Path(name), manifest)
-        progress(f"apt: {manifest.packages.suite}")
+        config = _apt_state(Path(name), packages.suite, arch)
+        progress(f"apt: {packages.suite} {arch}")
         _apt(config, "apt-get", "update", "--quiet")
-        wanted = dict(
-            re.findall(r"^Inst (\S+) \((\S+)", _apt(config, "apt-get", "install", "--simulate", *manifest.packages.include), re.MULTILINE)
-        )
-        records = [
-            _record(config, package, version) for package, version in sorted(wanted.items()) if package not in manifest.packages.omit
-        ]
-    return records
+        simulated = _apt(config, "apt-get", "install", "--simulate", *packages.include)
+        wanted = dict(re.findall(r"^Inst (\S+) \((\S+)", simulated, re.MULTILINE))
+        return [_record(config, package, version) for package, version in sorted(wanted.items()) if package not in packages.omit]
 
 
-def _apt_state(root: Path, manifest: Manifest) -> Path:
+def _apt_state(root: Path, suite: str, architecture: str) -> Path:
     for part in ("lists/partial", "cache/archives/partial"):
         (root / part).mkdir(parents=True)
     (root / "status").touch()
     mirror = next(mirror for mirror in apt_mirrors() if "security" not in mirror)
-    (root / "sources.list").write_text(f"deb [signed-by={_KEYRING}] {mirror} {manifest.packages.suite} main\n")
-    arch = _DEBIAN_ARCH[manifest.arch]
+    (root / "sources.list").write_text(f"deb [signed-by={_KEYRING}] {mirror} {suite} main\n")
+    arch = ARCHITECTURES[architecture].debian
     config = root / "apt.conf"
     config.write_text(
         f'Dir::State "{root}"; Dir::State::lists "{root}/lists"; Dir::State::status "{root}/status"; Dir::Cache "{root}/cache"; Dir::Etc::sourcelist "{root}/sources.list";\n'
@@ -87,13 +100,14 @@ def _record(config: Path, package: str, version: str) -> dict[str, str]:
     return {"name": package, "version": version, "path": fields["Filename"], "sha256": fields["SHA256"]}
 
 
-def _requirements(source: Path, python: str) -> str:
+def _requirements(source: Path, python: str, arch: str) -> str:
     """A hashed requirements file of wheels alone, as pip resolves ``source`` for the image's Python."""
     if not source.is_file():
         raise FetchError("no-requirements", f"no {source.name} in {source.parent}", expected="the names of the wheels that the image needs")
+    platforms = [word for platform in ARCHITECTURES[arch].wheels for word in ("--platform", platform)]
     command = [
         sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--dry-run", "--ignore-installed", "--only-binary=:all:", "--implementation", "cp",
-        "--python-version", python, "--platform", "manylinux_2_28_x86_64", "--platform", "manylinux_2_17_x86_64", "--platform", "manylinux2014_x86_64", "--target", "/nonexistent",
+        "--python-version", python, *platforms, "--target", "/nonexistent",
         "--report", "-", "--requirement", str(source),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)

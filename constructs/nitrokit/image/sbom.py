@@ -15,12 +15,15 @@ from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
 from nitrokit._version import __version__
+from nitrokit.core.manifest import EifFile, Manifest, Packages
+from nitrokit.image import base
+from nitrokit.image.architecture import ARCHITECTURES
 from nitrokit.image.build import BuiltImage, read_manifest
+from nitrokit.image.contents import Installed
 from nitrokit.image.files import write_atomically
-from nitrokit.image.lock import read_package_lock
+from nitrokit.image.lock import PACKAGES, read_package_lock
 
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
-_DEBIAN_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def write_sbom(folder: Path, built: BuiltImage) -> Path:
@@ -43,16 +46,30 @@ def _bom(folder: Path, built: BuiltImage) -> Bom:
 
 
 def _components(folder: Path, built: BuiltImage) -> Iterator[Component]:
-    manifest, lock = read_manifest(folder), read_package_lock(folder)
-    for package in lock.packages:
-        qualifiers = {"arch": _DEBIAN_ARCH[manifest.arch], "distro": lock.suite}
-        purl = PackageURL("deb", "debian", package.name, package.version, qualifiers)
-        yield _component(package.name, package.version, purl, package.sha256)
-    requirements = (folder / manifest.packages.requirements).read_text()
-    for name, version in _REQUIREMENT.findall(requirements):
-        yield _component(name, version, PackageURL("pypi", None, name.lower().replace("_", "-"), version), None)
+    manifest = read_manifest(folder)
+    distro = {"arch": ARCHITECTURES[manifest.arch].debian}
+    found: dict[str, Component] = {}
+    for one in [*_locked(folder, manifest), *built.installed]:
+        namespace, qualifiers = {"deb": ("debian", distro), "apk": ("alpine", distro)}.get(one.kind, (None, {}))
+        purl = PackageURL(one.kind, namespace, one.name.replace("_", "-") if one.kind == "pypi" else one.name, one.version, qualifiers)
+        found.setdefault(str(purl), _component(one.name, one.version, purl, one.sha256))
+    yield from found.values()
     yield _component("nitrokit", __version__, PackageURL("pypi", None, "nitrokit", __version__), None)
     yield Component(name="kernel", type=ComponentType.OPERATING_SYSTEM, bom_ref="kernel", hashes=[_hash(built.sections["kernel"])])
+
+
+def _locked(folder: Path, manifest: Manifest) -> Iterator[Installed]:
+    """What ramdisk 0 is made of, and an image of packages: by their locks."""
+    if isinstance(manifest.source, EifFile):
+        return
+    pairs: list[tuple[Path, Path | None]] = [(base.lock_path(manifest.arch), base.requirements_path(manifest.arch))]
+    if isinstance(manifest.source, Packages):
+        pairs.append((folder / PACKAGES, None if manifest.source.requirements is None else folder / manifest.source.requirements))
+    for lock, requirements in pairs:
+        for package in read_package_lock(lock).packages:
+            yield Installed("deb", package.name, package.version, package.sha256)
+        for name, version in [] if requirements is None else _REQUIREMENT.findall(requirements.read_text()):
+            yield Installed("pypi", name.lower(), version)
 
 
 def _component(name: str, version: str, purl: PackageURL, sha256: str | None) -> Component:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from nitrokit.core import cose
 from nitrokit.core.eif import Signer, read_eif, sign_eif
 from nitrokit.core.eif.signature import EifSignature, load_certificate
+from nitrokit.core.manifest import Signing
+from nitrokit.core.measurements import pcr8
 from nitrokit.errors import NitrokitError, UsageError
 from nitrokit.image.files import replacing
 
@@ -22,10 +25,50 @@ _KMS_ARN = re.compile(r"arn:aws[a-z-]*:kms:([a-z0-9-]+):[0-9]{12}:key/[a-zA-Z0-9
 _KMS_ALGORITHM = {"ES256": "ECDSA_SHA_256", "ES384": "ECDSA_SHA_384", "ES512": "ECDSA_SHA_512"}
 
 
+@dataclass(frozen=True)
+class SignWith:
+    """What signing needs of the world. ``client``: Region → boto3 KMS client."""
+
+    time: datetime
+    client: Callable[[str], Any]
+
+
 class SigningError(NitrokitError):
     """An image that cannot be signed so that it starts."""
 
     area = "signing"
+
+
+def configured_signer(folder: Path, signing: Signing | None, sign_with: SignWith | None) -> tuple[Signer | None, bytes | None]:
+    """Who signs an image as its enclave.toml has it, and its PCR8, which the certificate alone makes. Without ``sign_with`` nobody signs. Raises UsageError, EifError, SigningError."""
+    if signing is None:
+        return None, None
+    try:
+        pem = (folder / signing.certificate).read_bytes()
+    except OSError as error:
+        raise UsageError(
+            "unreadable-file",
+            f"cannot read {folder / signing.certificate}",
+            got=str(error),
+            expected="the certificate that [signing] names",
+        ) from error
+    value = pcr8(load_certificate(pem).public_bytes(Encoding.DER))
+    if sign_with is None:
+        return None, value
+    _check_dates(pem, sign_with.time)
+    sign = key_file(folder / signing.key) if signing.key is not None else kms_key(str(signing.kms_key), pem, sign_with.client)
+    return Signer(pem, sign), value
+
+
+def here() -> SignWith:
+    """This machine's time and credentials."""
+    return SignWith(datetime.now(UTC), _kms)
+
+
+def _kms(region: str) -> Any:
+    import boto3
+
+    return boto3.client("kms", region_name=region)
 
 
 def sign_file(eif: Path, output: Path, signer: Signer, *, time: datetime) -> EifSignature:

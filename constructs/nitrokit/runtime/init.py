@@ -10,15 +10,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from nitrokit.core.manifest import parse_manifest
+from nitrokit.core import boot
 from nitrokit.core.nsm import NsmError, NsmProvider
-from nitrokit.runtime import control, egress, entropy, mounts, platform, vsock
+from nitrokit.runtime import control, egress, endpoint, entropy, ingress, mounts, platform, vsock
 from nitrokit.runtime.clock import Clock
 from nitrokit.runtime.frames import serve
 from nitrokit.runtime.logs import LogBuffer
+from nitrokit.runtime.streams import Relay
 from nitrokit.runtime.supervisor import Supervisor
 
-MANIFEST = Path("/etc/nitrokit/enclave.toml")
+ROOT = f"/{boot.ROOT}"
+_SHARED = ("/dev", "/proc", "/sys", "/run/vsock")
+"""What the app sees of init's world; the last is there in a sandboxed process alone."""
 HEARTBEAT_PORT, HEARTBEAT = 9000, b"\xb7"
 _RB_AUTOBOOT = 0x01234567
 
@@ -42,23 +45,39 @@ def run() -> int:
     mounts.load_nsm_module()
     mounts.raise_loopback()
     heartbeat()
-    manifest = parse_manifest(MANIFEST.read_text(), path=str(MANIFEST))
+    config = boot.decode(Path(f"/{boot.PATH}").read_bytes())
     emulated = platform.is_emulated()
     nsm = platform.nsm()
     clock = _prepare(nsm, may_fail=emulated)
-    egress.start(manifest.egress)
+    console, logs = emulated or _is_debug(nsm), LogBuffer()
+    readable = console or config.process.logs
+    sinks = [*([_console()] if console else []), *([logs.append] if readable else [])]
+
+    def say(text: str) -> None:
+        for sink in sinks:
+            sink(f"nitrokit: {text}\n".encode(errors="backslashreplace"))
+
+    _network(config, say)
+    supervisor = Supervisor(config.process, root=ROOT, extra=endpoint.start(nsm), sinks=sinks, may_stay_root=emulated)
+    supervisor.start()
+    supervisor.forward_signals()
+    answer = control.handler(nsm, lambda: {**supervisor.state(), **clock.state()}, logs if readable else None)
+    threading.Thread(target=serve, args=(vsock.listen(control.PORT), answer), daemon=True).start()
+    return supervisor.wait()
+
+
+def _network(config: boot.Boot, say: Callable[[str], None]) -> None:
+    """The app's root, and all the ways in and out of it. Raises OSError."""
+    mounts.share(ROOT, [folder for folder in _SHARED if os.path.isdir(folder)])
     with suppress(OSError):
         os.chmod("/dev/nsm", 0o666)  # the app attests too, and is not root
     with suppress(OSError):
         os.chmod("/dev/vsock", 0o666)
-    console, logs = emulated or _is_debug(nsm), LogBuffer()
-    readable = console or manifest.app.logs
-    sinks = [*([_console()] if console else []), *([logs.append] if readable else [])]
-    supervisor = Supervisor(manifest.app, sinks=sinks, may_stay_root=emulated)
-    supervisor.start()
-    answer = control.handler(nsm, lambda: {**supervisor.state(), **clock.state()}, logs if readable else None)
-    threading.Thread(target=serve, args=(vsock.listen(control.PORT), answer), daemon=True).start()
-    return supervisor.wait()
+    relay = Relay()
+    egress.start(config.egress, (Path("/run/hosts"), Path(ROOT, "etc/hosts")), relay, say)
+    Path(ROOT, "etc/resolv.conf").write_text(egress.RESOLVER)
+    egress.refuse_other_names(say)
+    ingress.start(config.ingress, relay, say)
 
 
 def _prepare(nsm: NsmProvider, *, may_fail: bool) -> Clock:

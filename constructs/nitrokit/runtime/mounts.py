@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,7 +22,8 @@ _MOUNTS = (
     ("tmpfs", "/run", "tmpfs", _NOSUID | _NODEV, "mode=0755"),
     ("tmpfs", "/tmp", "tmpfs", _NOSUID | _NODEV, "mode=1777"),
 )
-_FINIT_MODULE = 313  # x86_64
+_FINIT_MODULE = {"x86_64": 313, "aarch64": 273}
+_BIND, _REC = 4096, 16384
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
 
 
@@ -33,6 +35,16 @@ def mount_all() -> None:
         if target == "/dev/shm":
             os.makedirs(target, exist_ok=True)
         if _libc.mount(source.encode(), target.encode(), kind.encode(), flags, options.encode() or None):
+            number = ctypes.get_errno()
+            raise OSError(number, f"mount {target}: {os.strerror(number)}")
+
+
+def share(root: str, folders: Sequence[str]) -> None:
+    """Show ``folders`` below the app's root too. Raises OSError."""
+    for folder in folders:
+        target = root + folder
+        os.makedirs(target, exist_ok=True)
+        if _libc.mount(folder.encode(), target.encode(), None, _BIND | _REC, None):
             number = ctypes.get_errno()
             raise OSError(number, f"mount {target}: {os.strerror(number)}")
 
@@ -53,7 +65,7 @@ def load_nsm_module(path: Path = Path("/nsm.ko")) -> None:
         return
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if _libc.syscall(_FINIT_MODULE, descriptor, b"", 0):
+        if _libc.syscall(_FINIT_MODULE[os.uname().machine], descriptor, b"", 0):
             number = ctypes.get_errno()
             raise OSError(number, f"finit_module {path}: {os.strerror(number)}")
     finally:

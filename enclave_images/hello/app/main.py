@@ -5,22 +5,19 @@ import hashlib
 import hmac
 from typing import Any
 
-from nitrokit.runtime import frames, platform, vsock
+from nitrokit.runtime import Kms, frames, vsock
+from nitrokit.runtime.client import EndpointError
 
 PORT = 5000
 
 
 def prove(request: dict[str, Any]) -> dict[str, Any]:
     """HMAC-SHA256 of the challenge under the secret; the secret itself never leaves the enclave."""
-    from botocore.exceptions import ClientError
-
-    from nitrokit.runtime.kms import RecipientKms
-
-    kms = RecipientKms(request["region"], request["credentials"], platform.nsm())
+    kms = Kms(request["region"], request["credentials"])
     try:
         secret = kms.decrypt(base64.b64decode(request["ciphertext"]), request["key_id"])
-    except ClientError as error:
-        return {"error": {"code": error.response["Error"]["Code"], "message": error.response["Error"]["Message"]}}
+    except EndpointError as error:
+        return {"error": {"code": error.remote_code, "message": error.what}}
     proof = hmac.digest(secret, base64.b64decode(request["challenge"]), hashlib.sha256)
     print("answered a challenge under the data owner's secret", flush=True)  # the parent may read this: enclave.toml says logs = true
     return {"proof": base64.b64encode(proof).decode()}

@@ -4,7 +4,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nitrokit.core.manifest import ManifestError, parse_manifest
+from nitrokit.core.manifest import (
+    App,
+    Dockerfile,
+    EifFile,
+    Ingress,
+    ManifestError,
+    Oci,
+    Packages,
+    Rootfs,
+    Signing,
+    parse_manifest,
+    parse_packages,
+)
 
 GOOD = """[enclave]
 name = "hello"
@@ -69,3 +81,77 @@ def test_logs_and_restart_are_said_in_the_measured_manifest():
         with pytest.raises(ManifestError) as caught:
             parse_manifest(GOOD.replace('source = "app"', f'source = "app"\n{wrong}'), path="x")
         assert caught.value.slug == slug
+
+
+def _with_source(text, app=True):
+    start, end = GOOD.index("[packages]"), GOOD.index("[app]" if app else "[[egress]]")
+    return GOOD[:start] + text + GOOD[end:]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[dockerfile]\n", Dockerfile()),
+        ('[dockerfile]\npath = "a/D"\ncontext = "a"\ntarget = "run"\narguments = {X = "1"}\n', Dockerfile("a/D", "a", "run", {"X": "1"})),
+        ('[oci]\npath = "x.tar"\nreference = "app:1"\ndigest = "sha256:' + "a" * 64 + '"\n', Oci("x.tar", "app:1", "sha256:" + "a" * 64)),
+        ('[rootfs]\npath = "root"\nexclude = ["var"]\n', Rootfs("root", exclude=("var",))),
+        ('[eif]\npath = "x.eif"\n', EifFile("x.eif")),
+    ],
+)
+def test_each_source_is_read_and_needs_no_app(text, expected):
+    manifest = parse_manifest(_with_source(text, app=False), path="x")
+    assert (manifest.source, manifest.app) == (expected, App())
+    given = parse_manifest(_with_source(text), path="x").app
+    assert (given.command, given.user, given.working_directory) == (("/usr/bin/python3", "main.py"), None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "slug"),
+    [
+        ("", "source"), ('[rootfs]\npath = "r"\n[eif]\npath = "e"\n', "source"), ('[rootfs]\npath = "/etc"\n', "path"), ('[oci]\npath = "x"\ndigest = "latest"\n', "value"),
+        ('[rootfs]\npath = "x"\nsha256 = "12"\n', "value"), ('[dockerfile]\narguments = {"" = "1"}\n', "type"), ('[rootfs]\npath = "a\\u0000b"\n', "value"),
+        ('[packages]\nsuite = "bookworm"\n', "missing"),
+    ],
+)  # fmt: skip
+def test_a_source_that_cannot_be_is_refused(text, slug):
+    with pytest.raises(ManifestError) as caught:
+        parse_manifest(_with_source(text), path="x")
+    assert caught.value.slug == slug
+
+
+def test_packages_need_no_wheels_but_an_app():
+    source = parse_manifest(GOOD.replace('requirements = "requirements.txt"\n', ""), path="x").source
+    assert isinstance(source, Packages)
+    assert source.requirements is None
+    for text in (GOOD.replace('source = "app"\n', ""), GOOD.replace('command = ["/usr/bin/python3", "main.py"]\n', "")):
+        with pytest.raises(ManifestError) as caught:
+            parse_manifest(text, path="x")
+        assert caught.value.slug == "missing"
+    with pytest.raises(ManifestError):
+        parse_packages("[packages]\n", path="x")
+
+
+@pytest.mark.parametrize(
+    ("text", "slug"),
+    [
+        ("[[ingress]]\nport = 8080\nvsock_port = 5001\n", "value"), ("[[ingress]]\nport = 80\nvsock_port = 8080\n[[ingress]]\nport = 81\nvsock_port = 8080\n", "value"),
+        ("[[ingress]]\nvsock_port = 8080\n", "missing"), ('[signing]\ncertificate = "c.pem"\n', "signing"), ('[signing]\ncertificate = "c.pem"\nkey = "k"\nkms_key = "a"\n', "signing"),
+        ('[signing]\nkey = "k"\n', "missing"),
+    ],
+)  # fmt: skip
+def test_ways_in_and_signing_that_cannot_be_are_refused(text, slug):
+    with pytest.raises(ManifestError) as caught:
+        parse_manifest(GOOD + text, path="x")
+    assert caught.value.slug == slug
+
+
+def test_ways_in_signing_compression_and_readiness():
+    extra = '[[ingress]]\nport = 8080\nvsock_port = 8443\n[signing]\ncertificate = "c.pem"\nkms_key = "arn"\n'
+    text = GOOD.replace('name = "hello"', 'name = "hello"\ncompression = "zstd"\nmemory_mib = 512').replace(
+        'source = "app"', 'source = "app"\nready_port = 8080'
+    )
+    manifest = parse_manifest(text + extra, path="x")
+    assert manifest.ingress == (Ingress(8080, 8443),)
+    assert manifest.signing == Signing("c.pem", None, "arn")
+    assert (manifest.compression, manifest.memory_mib, manifest.app.ready_port) == ("zstd", 512, 8080)
+    assert parse_manifest(GOOD + '[signing]\ncertificate = "c.pem"\nkey = "k.pem"\n', path="x").signing == Signing("c.pem", "k.pem")

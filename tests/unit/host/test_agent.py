@@ -68,7 +68,7 @@ def _config(eif, **changes):
     measured = read_eif(eif.read_bytes()).measurements
     value = {
         "name": "hello", "image_uri": "s3://bucket/hello.eif", "image_sha256": hashlib.sha256(eif.read_bytes()).hexdigest(),
-        "measurements": {f"PCR{index}": pcr.hex() for index, pcr in measured.pcrs().items()}, "cpu_count": 2, "memory_mib": 256, "cid": 16,
+        "measurements": {f"PCR{index}": pcr.hex() for index, pcr in measured.pcrs().items()}, "cpu_count": 2, "memory_mib": 320, "cid": 16,
         "proxies": [{"vsock_port": 8001, "host": "kms.us-east-1.amazonaws.com", "port": 443}],
     }  # fmt: skip
     return json.dumps({**value, **changes})
@@ -131,7 +131,7 @@ def test_a_debug_enclave_under_our_name_is_replaced(parent, eif):
     instance, folder = parent
     shutil.copy(eif, folder / "opt/s3/hello.eif")
     _steps(instance, _config(eif), ("install", "allocate", "image"))
-    run = "nitro-cli run-enclave --eif-path /var/lib/nitrokit/hello/image.eif --cpu-count 2 --memory 256 --enclave-cid 16 --enclave-name hello --debug-mode"
+    run = "nitro-cli run-enclave --eif-path /var/lib/nitrokit/hello/image.eif --cpu-count 2 --memory 320 --enclave-cid 16 --enclave-name hello --debug-mode"
     assert instance.run_script(run, {}, 120).exit_code == 0
     assert _agent(instance, "health --enclave hello").exit_code == 1
     _steps(instance, _config(eif), ("run", "health"))
@@ -149,12 +149,12 @@ def test_an_enclave_that_died_is_started_again(parent, eif):
 @pytest.mark.parametrize(
     ("script", "code"),
     [
-        ("nitro-cli run-enclave --eif-path /nowhere --cpu-count 2 --memory 256", "E19"), ("nitro-cli run-enclave --memory 256", "E01"),
-        ("nitro-cli run-enclave --eif-path /opt/s3/hello.eif --memory 256 --cpu-count 2 --cpu-ids 1 2", "E02"), ("nitro-cli run-enclave --eif-path /opt/s3/hello.eif --memory 64 --cpu-count 2", "E26"),
-        ("nitro-cli run-enclave --eif-path /opt/s3/hello.eif --memory 4G --cpu-count 2", "E27"), ("nitro-cli run-enclave --eif-path /opt/s3/hello.eif --memory 256 --cpu-count 4", "E22"),
-        ("nitro-cli run-enclave --eif-path /opt/s3/hello.eif --memory 256 --cpu-count 3", "E20"),
-        ("nitro-cli run-enclave --eif-path /opt/s3/hello.eif --memory 256 --cpu-count 2 --enclave-cid 3", "E05"),
-        ("nitro-cli run-enclave --eif-path /etc/passwd --memory 256 --cpu-count 2", "E35"), ("nitro-cli build-enclave --docker-uri x --output-file y", "E48"),
+        ("nitro-cli run-enclave --eif-path /nowhere --cpu-count 2 --memory 320", "E19"), ("nitro-cli run-enclave --memory 320", "E01"),
+        ("nitro-cli run-enclave --eif-path /opt/s3/hello.eif --memory 320 --cpu-count 2 --cpu-ids 1 2", "E02"), ("nitro-cli run-enclave --eif-path /opt/s3/hello.eif --memory 64 --cpu-count 2", "E26"),
+        ("nitro-cli run-enclave --eif-path /opt/s3/hello.eif --memory 4G --cpu-count 2", "E27"), ("nitro-cli run-enclave --eif-path /opt/s3/hello.eif --memory 320 --cpu-count 4", "E22"),
+        ("nitro-cli run-enclave --eif-path /opt/s3/hello.eif --memory 320 --cpu-count 3", "E20"),
+        ("nitro-cli run-enclave --eif-path /opt/s3/hello.eif --memory 320 --cpu-count 2 --enclave-cid 3", "E05"),
+        ("nitro-cli run-enclave --eif-path /etc/passwd --memory 320 --cpu-count 2", "E35"), ("nitro-cli build-enclave --docker-uri x --output-file y", "E48"),
         ("nitro-cli console --enclave-name nobody", "E11"), ("nitro-cli terminate-enclave --enclave-id nobody", "E11"), ("nitro-cli describe-eif --eif-path /etc/passwd", "E35"),
     ],
 )  # fmt: skip
@@ -186,7 +186,7 @@ def test_two_launches_at_once_fail_one_and_the_agents_lock_prevents_it(parent, e
         from nitrokit.emulation.nitro.hypervisor import NitroError
 
         with eif.open("rb") as file, pytest.raises(NitroError) as caught:
-            instance.hypervisor.run(file, cpu_count=2, memory_mib=256, cid=None, name="x", debug=False)
+            instance.hypervisor.run(file, cpu_count=2, memory_mib=320, cid=None, name="x", debug=False)
     assert caught.value.code == "E36"
 
 

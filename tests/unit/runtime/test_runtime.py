@@ -10,10 +10,10 @@ import threading
 
 import pytest
 
-from nitrokit.core.manifest import Egress
 from nitrokit.core.nsm import NsmClient
 from nitrokit.runtime import control, egress, frames, platform, vsock
 from nitrokit.runtime.logs import LogBuffer
+from nitrokit.runtime.streams import Relay
 
 LOGS = LogBuffer(1000)
 
@@ -92,7 +92,8 @@ def test_egress_reaches_the_parents_port_and_only_named_hosts(hybrid, tmp_path):
     free = socket.create_server(("127.0.1.1", 0))
     port = free.getsockname()[1]
     free.close()
-    egress.start([Egress("kms.example.com", port, 8001)], tmp_path / "hosts")
+    said: list[str] = []
+    egress.start([("kms.example.com", port, 8001)], [tmp_path / "hosts"], Relay(), said.append)
     assert (tmp_path / "hosts").read_text() == "127.0.0.1 localhost\n127.0.1.1 kms.example.com\n"
     with socket.create_connection(("127.0.1.1", port), timeout=10) as inner:
         outer, _ = server.accept()
@@ -154,17 +155,16 @@ def test_an_image_that_keeps_its_output_gives_none(make_nsm):
 
 SUPERVISED = """
 import os, sys
-from nitrokit.core.manifest import App
+from nitrokit.core.boot import Process
 from nitrokit.runtime.supervisor import Supervisor
 waited, lines = [], []
 def sleep(seconds):
     waited.append(seconds)
     if len(waited) == 8:
         open(sys.argv[1], "w").close()
-user = str(os.getuid())
 command = ("/bin/sh", "-c", "echo running; test -e " + sys.argv[1])
-app = App(".", command, working_directory="/", user=user, restart=sys.argv[2])
-supervisor = Supervisor(app, sinks=[lines.append], may_stay_root=True, sleep=sleep)
+app = Process(command, "/", os.getuid(), os.getgid(), (), {"PATH": "/usr/bin:/bin"}, False, sys.argv[2], None)
+supervisor = Supervisor(app, root="/", extra={}, sinks=[lines.append], may_stay_root=True, sleep=sleep)
 supervisor.start()
 print(supervisor.wait(), waited, supervisor.state()["restarts"], len(lines) <= 9)
 """

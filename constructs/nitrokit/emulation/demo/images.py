@@ -39,7 +39,7 @@ def prepare(folder: Path, work: Path, kernel: KernelBlobs, cache: Path, report: 
     ]
     _compare_builds(built, report)
     _compare_lock(folder, copies[0], built[0], report)
-    tampered = _tamper(copies[1], work, kernel, cache, note, manifest.app.source)
+    tampered = _tamper(copies[1], work, kernel, cache, note, manifest.app.source or ".")
     report.image = {
         "name": manifest.name,
         "size": built[0].eif.stat().st_size,

@@ -7,13 +7,12 @@ import shlex
 import socket
 import threading
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from nitrokit.emulation.nitro.hypervisor import Hypervisor, NitroError
 from nitrokit.emulation.nitro.listeners import UnixListener
-from nitrokit.runtime.egress import pump
+from nitrokit.runtime.streams import Relay
 
 ALLOCATOR = "nitro-enclaves-allocator"
 _NITRO_PACKAGES = ("aws-nitro-enclaves-cli", "aws-nitro-enclaves-cli-devel")
@@ -26,6 +25,7 @@ class Services:
         self._etc = etc
         self._hypervisor = hypervisor
         self._routes = routes
+        self._relay = Relay()
         self._proxies: dict[str, UnixListener] = {}
         self._active: set[str] = set()
 
@@ -92,7 +92,7 @@ class Services:
             raise NitroError("E00", f"vsock-proxy: {host}:{remote_port} cannot be resolved: the emulated AWS does not have it")
         return UnixListener(
             self._hypervisor.vsock / "3" / str(port),
-            lambda connection: threading.Thread(target=_forward, args=(connection, route), daemon=True).start(),
+            lambda connection: threading.Thread(target=_forward, args=(connection, route, self._relay), daemon=True).start(),
         )
 
     def close(self) -> None:
@@ -104,19 +104,13 @@ def _done() -> dict[str, Any]:
     return {"exit": 0, "stdout": "", "stderr": ""}
 
 
-def _forward(inner: socket.socket, route: tuple[str, int]) -> None:
+def _forward(inner: socket.socket, route: tuple[str, int], relay: Relay) -> None:
     try:
         outer = socket.create_connection(route, timeout=10)
     except OSError:
         inner.close()
         return
-    outer.settimeout(None)
-    thread = threading.Thread(target=pump, args=(inner, outer), daemon=True)
-    thread.start()
-    pump(outer, inner)
-    with suppress(OSError):
-        inner.close()
-        outer.close()
+    relay.join(inner, outer)
 
 
 def parse_allocator(text: str) -> dict[str, int]:

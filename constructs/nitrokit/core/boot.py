@@ -1,0 +1,63 @@
+"""``/enclave.json``: what PID 1 runs, resolved at build time and measured in PCR2. Written by the image builder, read in the enclave.
+
+It is JSON, and not enclave.toml itself, because an image of Docker's has its command, user and environment elsewhere, and names of users stand in its own /etc/passwd.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nitrokit.errors import NitrokitError
+
+PATH = "enclave.json"
+ROOT = "rootfs"
+"""Where the app's root file system lies in ramdisk 1, as in images of nitro-cli."""
+
+
+class BootError(NitrokitError):
+    """A boot configuration that no builder of ours wrote."""
+
+    area = "boot"
+
+
+@dataclass(frozen=True)
+class Process:
+    """``command`` (absolute path first) runs in ``working_directory`` as ``uid``:``gid`` and ``groups`` with ``environment`` alone. The rest as in enclave.toml's [app]."""
+
+    command: Sequence[str]
+    working_directory: str
+    uid: int
+    gid: int
+    groups: Sequence[int]
+    environment: Mapping[str, str]
+    logs: bool
+    restart: str
+    ready_port: int | None
+
+
+@dataclass(frozen=True)
+class Boot:
+    """``egress``: (host, port, vsock port) of each allowed destination; ``ingress``: (TCP port, vsock port)."""
+
+    process: Process
+    egress: Sequence[tuple[str, int, int]]
+    ingress: Sequence[tuple[int, int]]
+
+
+def encode(boot: Boot) -> bytes:
+    """Canonical JSON."""
+    return (json.dumps(asdict(boot), sort_keys=True, indent=1) + "\n").encode()
+
+
+def decode(data: bytes) -> Boot:
+    """Raises BootError."""
+    try:
+        value: dict[str, Any] = json.loads(data)
+        egress = tuple((str(host), int(port), int(vsock)) for host, port, vsock in value["egress"])
+        ingress = tuple((int(port), int(vsock)) for port, vsock in value["ingress"])
+        return Boot(Process(**value["process"]), egress, ingress)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BootError("config", f"/{PATH} is not what `nitrokit build` writes", got=repr(error)[:120]) from error

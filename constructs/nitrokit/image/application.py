@@ -1,0 +1,135 @@
+"""Ramdisk 1: the app's root file system below ``rootfs/`` and, beside it, what init is to run. It replaces nothing of ramdisk 0, whose name is PCR1."""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import dataclass
+from pathlib import Path
+
+from nitrokit.core import boot
+from nitrokit.core.manifest import App, Dockerfile, EifFile, Manifest, Oci, Packages, Rootfs
+from nitrokit.image.contents import Installed, installed
+from nitrokit.image.cpio import Node, file, folder
+from nitrokit.image.errors import ImageError
+from nitrokit.image.lint import Finding, lint
+from nitrokit.image.programs import find_command, require_runnable
+from nitrokit.image.sources import ImageConfig, SourceImage, Workshop
+from nitrokit.image.sources.dockerfile import read_dockerfile
+from nitrokit.image.sources.oci import read_oci
+from nitrokit.image.sources.packages import read_packages
+from nitrokit.image.sources.rootfs import read_rootfs
+from nitrokit.image.unpack import Tree, add
+from nitrokit.image.users import find_user
+
+_MOUNT_POINTS = ("dev", "proc", "sys", "run", "tmp")
+_OVERLAID = ("etc/hosts", "etc/resolv.conf")
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True)
+class Application:
+    """Ramdisk 1 as a tree, and what people should know of it."""
+
+    tree: Tree
+    process: boot.Process
+    findings: tuple[Finding, ...]
+    installed: tuple[Installed, ...]
+
+
+def application(manifest: Manifest, shop: Workshop) -> Application:
+    """Raises ImageError, LockError, FetchError."""
+    source = _read(manifest, shop)
+    root = dict(source.tree)
+    if manifest.app.source is not None:
+        _add_app(shop.folder / manifest.app.source, manifest.app.working_directory or source.config.working_directory or "/", root)
+    _finish(root)
+    process, original = _process(root, source.config, manifest.app)
+    require_runnable(root, process.command[0], manifest.arch)
+    shop.spool.flush()
+    findings = lint(root, process, original, source.notes)
+    config = boot.Boot(
+        process, [(one.host, one.port, one.vsock_port) for one in manifest.egress], [(one.port, one.vsock_port) for one in manifest.ingress]
+    )
+    tree: Tree = {boot.PATH: file(boot.encode(config)), boot.ROOT: folder(), **{f"{boot.ROOT}/{path}": node for path, node in root.items()}}
+    return Application(tree, process, tuple(findings), tuple(installed(root)))
+
+
+def _read(manifest: Manifest, shop: Workshop) -> SourceImage:
+    match manifest.source:
+        case Packages():
+            return read_packages(manifest.source, manifest.app, shop)
+        case Oci():
+            return read_oci(manifest.source, shop)
+        case Rootfs():
+            return read_rootfs(manifest.source, shop)
+        case Dockerfile():
+            return read_dockerfile(manifest.source, shop)
+        case EifFile():
+            raise ImageError("eif", "an EIF that was built elsewhere is measured, not built", got=manifest.source.path)
+
+
+def _finish(root: Tree) -> None:
+    """What every root file system has: places to mount on, and files that init writes for the allowed destinations (Docker lays its own over these two as well)."""
+    for name in _MOUNT_POINTS:
+        if name not in root:
+            root[name] = folder(0o1777 if name == "tmp" else 0o755)
+    for path in _OVERLAID:
+        root.pop(path, None)
+        add(root, path, file(b""))
+
+
+def _process(root: Tree, config: ImageConfig, app: App) -> tuple[boot.Process, str]:
+    """ENTRYPOINT and CMD joined, WORKDIR, USER and ENV as Docker has them; enclave.toml replaces each, but adds to the environment. Also: the command as it was written."""
+    command = app.command or (*config.entrypoint, *config.command)
+    if not command:
+        raise ImageError(
+            "no-command", "nothing says what the enclave is to run", expected="command in [app], or ENTRYPOINT or CMD of the image"
+        )
+    user = find_user(root, app.user if app.user is not None else config.user)
+    environment = {"PATH": _DEFAULT_PATH, "HOME": user.home, **config.environment, **app.environment}
+    directory = posixpath.normpath(posixpath.join("/", app.working_directory or config.working_directory or "/"))
+    if directory != "/":
+        add(root, directory.lstrip("/"), root.get(directory.lstrip("/"), folder()))
+    program = find_command(root, command[0], directory, environment)
+    process = boot.Process(
+        command=(program, *command[1:]),
+        working_directory=directory,
+        uid=user.uid,
+        gid=user.gid,
+        groups=user.groups,
+        environment=environment,
+        logs=app.logs,
+        restart=app.restart,
+        ready_port=app.ready_port,
+    )
+    return process, command[0]
+
+
+def _add_app(source: Path, directory: str, tree: Tree) -> None:
+    """Copy the app; owners, times and all modes but the executable bit come from here, not from the file system."""
+    if not source.is_dir():
+        raise ImageError(
+            "no-app", "the app's folder is missing", got=str(source), expected="the folder named by app.source in enclave.toml"
+        )
+    base = directory.strip("/")
+    if base:
+        add(tree, base, folder())
+    for path in sorted(source.rglob("*")):
+        relative = path.relative_to(source)
+        if "__pycache__" not in relative.parts:
+            add(tree, f"{base}/{relative.as_posix()}".lstrip("/"), _app_node(path))
+
+
+def _app_node(path: Path) -> Node:
+    if path.is_symlink():
+        raise ImageError(
+            "app-link",
+            "the app's folder has a symbolic link",
+            got=str(path),
+            do="copy the file itself: what lies behind a link is not pinned",
+        )
+    if path.is_dir():
+        return folder()
+    if not path.is_file():
+        raise ImageError("device-node", "the app's folder has something that is neither file nor folder", got=str(path))
+    return file(path.read_bytes(), 0o755 if path.stat().st_mode & 0o100 else 0o644)

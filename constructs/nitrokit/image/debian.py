@@ -1,0 +1,69 @@
+"""A tree of Debian packages and wheels, as locked, without what is excluded."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from nitrokit.core.manifest import Packages
+from nitrokit.image.cpio import folder, link
+from nitrokit.image.errors import ImageError
+from nitrokit.image.fetch import fetch_pool_file, fetch_wheels
+from nitrokit.image.lock import PackageLock
+from nitrokit.image.unpack import Tree, unpack_deb, unpack_wheel
+
+SITE = "usr/lib/nitrokit-site"
+LIBRARY = "usr/lib/nitrokit"
+PYTHON_VERSIONS = {"bookworm": "3.11", "trixie": "3.13"}
+
+
+def python_version(suite: str) -> str:
+    """The suite's Python. Raises ImageError."""
+    version = PYTHON_VERSIONS.get(suite)
+    if version is None:
+        raise ImageError("suite", "no Python is known for this Debian suite", got=suite, expected=", ".join(PYTHON_VERSIONS))
+    return version
+
+
+def packages_tree(
+    packages: Packages, lock: PackageLock, requirements: Path | None, *, arch: str, cache: Path, progress: Callable[[str], None]
+) -> Tree:
+    """Raises ImageError, FetchError."""
+    version = python_version(packages.suite)
+    tree: Tree = {}
+    for name, target in (("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")):
+        tree[target] = folder()
+        tree[name] = link(target)
+    excluded = excluder(packages.exclude)
+    for package in lock.packages:
+        progress(f"{package.name} {package.version}")
+        unpack_deb(fetch_pool_file(package.path, package.sha256, cache=cache, progress=progress), tree, excluded)
+    for wheel in [] if requirements is None else fetch_wheels(requirements, python=version, arch=arch, cache=cache):
+        progress(wheel.name)
+        unpack_wheel(wheel, tree, SITE)
+    tree = {path: node for path, node in tree.items() if not excluded(path)}
+    if f"usr/bin/python{version}" in tree:
+        tree.setdefault("usr/bin/python3", link(f"python{version}"))
+    return without_empty_folders(tree)
+
+
+def excluder(patterns: tuple[str, ...]) -> Callable[[str], bool]:
+    """Whether a path, or a folder above it, matches a pattern."""
+    if not patterns:
+        return lambda _: False
+    matches = re.compile("|".join(fnmatch.translate(form) for pattern in patterns for form in (pattern, f"{pattern}/*"))).match
+    return lambda path: matches(path) is not None
+
+
+def without_empty_folders(tree: Tree) -> Tree:
+    """Folders that packages created for files which are excluded would only be noise."""
+    used = {parent for path, node in tree.items() if not stat.S_ISDIR(node.mode) for parent in _parents(path)}
+    return {path: node for path, node in tree.items() if not stat.S_ISDIR(node.mode) or path in used}
+
+
+def _parents(path: str) -> list[str]:
+    parts = path.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]

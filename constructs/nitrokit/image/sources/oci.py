@@ -1,0 +1,202 @@
+"""OCI archives and layouts (OCI image-spec image-layout.md), and what `docker save` writes: every blob is checked against its digest."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+from nitrokit.core.manifest import Oci
+from nitrokit.image.architecture import ARCHITECTURES
+from nitrokit.image.debian import excluder
+from nitrokit.image.errors import ImageError
+from nitrokit.image.sources import ImageConfig, SourceImage, Workshop
+from nitrokit.image.sources.layers import Layers
+
+_MAX_JSON = 4 << 20
+_MAX_DEPTH = 4
+_INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
+_CHUNK = 1 << 20
+
+
+def read_oci(source: Oci, shop: Workshop) -> SourceImage:
+    """The image for the wanted architecture. Raises ImageError."""
+    notes = []
+    if source.digest is None:
+        notes.append(f"{source.path} is not pinned: name its digest in [oci]")
+    with _layout(shop.folder / source.path) as blobs:
+        manifest = _manifest(blobs, source, shop.arch)
+        config = blobs.json(manifest["config"])
+        layers = Layers(shop.spool, excluder(source.exclude))
+        for number, descriptor in enumerate(_list(manifest, "layers"), 1):
+            shop.progress(f"layer {number} {str(descriptor.get('digest'))[:19]}…")
+            with blobs.open(descriptor) as file, _plain(file, str(descriptor.get("digest"))) as stream:
+                layers.apply(stream, str(descriptor.get("digest")))
+    return SourceImage(layers.tree, image_config(config), (*notes, *layers.notes))
+
+
+def image_config(config: dict[str, Any]) -> ImageConfig:
+    """From an image's JSON configuration. Raises ImageError."""
+    value = config.get("config") or {}
+    try:
+        pairs = dict(one.split("=", 1) for one in value.get("Env") or [])
+        entrypoint, command = tuple(value.get("Entrypoint") or ()), tuple(value.get("Cmd") or ())
+        texts = [*entrypoint, *command, *pairs.values(), value.get("WorkingDir") or "", value.get("User") or ""]
+        if not all(isinstance(text, str) and "\0" not in text for text in texts):
+            raise TypeError("not text")
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ImageError("oci", "the image's configuration is malformed", got=str(error)[:120]) from error
+    return ImageConfig(entrypoint, command, value.get("WorkingDir") or "", value.get("User") or "", pairs)
+
+
+class _Blobs:
+    """Blobs of a layout by descriptor. ``read``: path in the layout → an open file, or KeyError."""
+
+    def __init__(self, read: Callable[[str], IO[bytes]], where: str) -> None:
+        self._read = read
+        self.where = where
+
+    def file(self, path: str) -> IO[bytes]:
+        try:
+            return self._read(path)
+        except (KeyError, OSError) as error:
+            raise ImageError(
+                "oci", f"{self.where} is no OCI image, or not a whole one", got=f"no {path}", expected="an OCI layout or archive"
+            ) from error
+
+    def open(self, descriptor: dict[str, Any]) -> IO[bytes]:
+        """A blob that is what its digest says. Raises ImageError."""
+        algorithm, _, digest = str(descriptor.get("digest")).partition(":")
+        if algorithm != "sha256" or len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+            raise ImageError("oci", f"{self.where} names a blob by something else than a SHA-256", got=str(descriptor.get("digest"))[:80])
+        file = self.file(f"blobs/sha256/{digest}")
+        got = hashlib.sha256()
+        while chunk := file.read(_CHUNK):
+            got.update(chunk)
+        if got.hexdigest() != digest:
+            file.close()
+            raise ImageError(
+                "oci-digest",
+                f"a blob of {self.where} is not what its name says",
+                got=f"sha256:{got.hexdigest()}",
+                expected=f"sha256:{digest}",
+            )
+        file.seek(0)
+        return file
+
+    def json(self, descriptor: dict[str, Any]) -> dict[str, Any]:
+        with self.open(descriptor) as file:
+            return _json(file, self.where)
+
+
+def _json(file: IO[bytes], where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read(_MAX_JSON))
+    except (ValueError, RecursionError) as error:
+        raise ImageError("oci", f"{where} has JSON that is damaged", got=str(error)[:120]) from error
+    if not isinstance(value, dict):
+        raise ImageError("oci", f"{where} has JSON of another form", got=type(value).__name__)
+    return value
+
+
+@contextmanager
+def _layout(path: Path) -> Iterator[_Blobs]:
+    """A folder, or a tar archive of one."""
+    if path.is_dir():
+        yield _Blobs(lambda name: (path / name).open("rb"), path.name)
+        return
+    try:
+        archive = tarfile.open(path, mode="r:")
+    except (OSError, tarfile.TarError) as error:
+        raise ImageError(
+            "oci", f"cannot read {path}", got=str(error)[:160], expected="an OCI layout (a folder) or archive (a plain tar)"
+        ) from error
+    with archive:
+        members = {member.name.removeprefix("./"): member for member in archive if member.isfile()}
+        yield _Blobs(lambda name: cast(IO[bytes], archive.extractfile(members[name])), path.name)
+
+
+def _manifest(blobs: _Blobs, source: Oci, arch: str) -> dict[str, Any]:
+    """The manifest for the architecture, through indexes of several."""
+    with blobs.file("index.json") as file:
+        candidates = _list(_json(file, blobs.where), "manifests")
+    if source.reference is not None:
+        names = ("org.opencontainers.image.ref.name", "io.containerd.image.name")
+        candidates = [one for one in candidates if source.reference in [(one.get("annotations") or {}).get(name) for name in names]]
+    if source.digest is not None and source.digest in [one.get("digest") for one in candidates]:
+        candidates = [one for one in candidates if one.get("digest") == source.digest]
+    pinned = source.digest is None
+    for _ in range(_MAX_DEPTH):
+        descriptor = _choose(candidates, source, arch, blobs.where)
+        pinned = pinned or descriptor.get("digest") == source.digest
+        value = blobs.json(descriptor)
+        if "manifests" not in value and descriptor.get("mediaType") not in _INDEXES:
+            if not pinned:
+                raise ImageError(
+                    "oci-digest", f"{blobs.where} is not the pinned image", got=str(descriptor.get("digest")), expected=source.digest
+                )
+            if not isinstance(value.get("config"), dict):
+                raise ImageError("oci", f"{blobs.where} has a manifest without configuration", got=", ".join(value))
+            return value
+        candidates = _list(value, "manifests")
+    raise ImageError("oci", f"the indexes of {blobs.where} are nested too deeply", expected=f"at most {_MAX_DEPTH}")
+
+
+def _choose(candidates: list[dict[str, Any]], source: Oci, arch: str, where: str) -> dict[str, Any]:
+    """The one for linux and our architecture; attestations that BuildKit adds (platform unknown) are none."""
+    wanted = ("linux", ARCHITECTURES[arch].oci)
+    platforms = [
+        (one.get("platform") or {}).get("os", "linux") + "/" + (one.get("platform") or {}).get("architecture", wanted[1])
+        for one in candidates
+    ]
+    fitting = [one for one, platform in zip(candidates, platforms, strict=True) if platform == "/".join(wanted)]
+    if len(fitting) == 1:
+        return fitting[0]
+    names = [str((one.get("annotations") or {}).get("org.opencontainers.image.ref.name", one.get("digest"))) for one in candidates]
+    raise ImageError(
+        "oci-choice",
+        f"{where} has {len(fitting)} images that fit",
+        got=", ".join(f"{name} ({platform})" for name, platform in zip(names, platforms, strict=True)) or "none",
+        expected=f"one for {'/'.join(wanted)}" + (f" named {source.reference}" if source.reference else ""),
+        do="name reference or digest in [oci], or arch in [enclave]",
+    )
+
+
+def _list(value: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    items = value.get(key)
+    if not isinstance(items, list) or not all(isinstance(one, dict) for one in items):
+        raise ImageError("oci", f"the OCI image has no list of {key}", got=type(items).__name__)
+    return items
+
+
+@contextmanager
+def _plain(file: IO[bytes], name: str) -> Iterator[IO[bytes]]:
+    """A layer without its compression, told by its first bytes: media types have been wrong."""
+    head = file.read(4)
+    file.seek(0)
+    if head[:2] == b"\x1f\x8b":
+        with gzip.GzipFile(fileobj=file) as stream:
+            yield cast(IO[bytes], io.BufferedReader(stream, _CHUNK))
+    elif head == b"\x28\xb5\x2f\xfd":
+        with zstd_reader(file, name) as stream:
+            yield stream
+    else:
+        yield file
+
+
+@contextmanager
+def zstd_reader(file: IO[bytes], name: str) -> Iterator[IO[bytes]]:
+    """Raises ImageError."""
+    import zstandard
+
+    try:
+        with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(file, read_across_frames=True) as stream:
+            yield cast(IO[bytes], io.BufferedReader(cast(io.RawIOBase, stream), _CHUNK))
+    except zstandard.ZstdError as error:
+        raise ImageError("layer", f"{name} is damaged", got=str(error)[:160]) from error

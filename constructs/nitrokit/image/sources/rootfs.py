@@ -1,0 +1,101 @@
+"""A root file system as it is: a folder, or a tar archive."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import lzma
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, cast
+
+from nitrokit.core.manifest import Rootfs
+from nitrokit.image.content import Stored
+from nitrokit.image.cpio import Node
+from nitrokit.image.debian import excluder
+from nitrokit.image.errors import ImageError
+from nitrokit.image.sources import SourceImage, Workshop
+from nitrokit.image.sources.layers import Layers
+from nitrokit.image.sources.oci import zstd_reader
+from nitrokit.image.unpack import Tree
+
+
+def read_rootfs(source: Rootfs, shop: Workshop) -> SourceImage:
+    """Raises ImageError."""
+    path = shop.folder / source.path
+    if path.is_dir():
+        return SourceImage(_folder(path, source), notes=_folder_notes(source))
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ImageError("rootfs", f"cannot read {path}", got=str(error), expected="a tar archive or a folder") from error
+    if source.sha256 not in (None, digest):
+        raise ImageError("rootfs-digest", f"{source.path} is not the pinned archive", got=digest, expected=source.sha256)
+    notes = [] if source.sha256 else [f"{source.path} is not pinned: name its sha256 in [rootfs]"]
+    layers = Layers(shop.spool, excluder(source.exclude))
+    with path.open("rb") as file, _plain(file, source.path) as stream:
+        layers.apply(stream, source.path)
+    return SourceImage(layers.tree, notes=(*notes, *layers.notes))
+
+
+@contextmanager
+def _plain(file: IO[bytes], name: str) -> Iterator[IO[bytes]]:
+    head = file.read(6)
+    file.seek(0)
+    if head[:2] == b"\x1f\x8b":
+        yield cast(IO[bytes], io.BufferedReader(gzip.GzipFile(fileobj=file), 1 << 20))
+    elif head == b"\xfd7zXZ\0":
+        yield cast(IO[bytes], lzma.LZMAFile(file))
+    elif head[:4] == b"\x28\xb5\x2f\xfd":
+        with zstd_reader(file, name) as stream:
+            yield stream
+    else:
+        yield file
+
+
+def _folder_notes(source: Rootfs) -> tuple[str, ...]:
+    if source.sha256:
+        raise ImageError(
+            "rootfs-digest",
+            f"{source.path} is a folder, which has no SHA-256",
+            expected="a tar archive",
+            do="remove sha256 from [rootfs], or pack it",
+        )
+    return (f"{source.path} is a folder: owners become root, and modes lose what this machine's umask may have changed",)
+
+
+def _folder(root: Path, source: Rootfs) -> Tree:
+    """Files of a folder belong to whoever unpacked it: owners become root, and of the mode the executable bit alone is taken, as version control keeps it."""
+    tree: Tree = {}
+    excluded = excluder(source.exclude)
+    for parent, folders, files in os.walk(root):
+        for name in [*folders, *files]:
+            path = Path(parent) / name
+            relative = path.relative_to(root).as_posix()
+            if not excluded(relative):
+                tree[relative] = _node(path, relative)
+    return {path: node for path, node in tree.items() if all(above in tree for above in _above(path))}
+
+
+def _above(path: str) -> list[str]:
+    parts = path.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
+
+
+def _node(path: Path, relative: str) -> Node:
+    status = path.lstat()
+    executable = 0o755 if status.st_mode & 0o100 else 0o644
+    if stat.S_ISDIR(status.st_mode):
+        return Node(stat.S_IFDIR | (0o1777 if status.st_mode & stat.S_ISVTX else 0o755))
+    if stat.S_ISLNK(status.st_mode):
+        return Node(stat.S_IFLNK | 0o777, os.readlink(path).encode(errors="surrogateescape"))
+    if stat.S_ISREG(status.st_mode):
+        return Node(stat.S_IFREG | executable, Stored(path, 0, status.st_size))
+    raise ImageError(
+        "device-node", "the folder has something that is neither file, folder nor link", got=relative, do="exclude it in enclave.toml"
+    )

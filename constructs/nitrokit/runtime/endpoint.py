@@ -1,0 +1,114 @@
+"""A local HTTP endpoint, so that an app in any language attests and calls KMS: ``POST $NITROKIT_ENDPOINT/v1/attest``, ``/v1/kms/<action>``, JSON both ways.
+
+It listens on the loopback interface alone and wants the token that the app has in its environment: an app that can be made to fetch a URL of somebody else's choice does not send it.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import secrets
+import socket
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from nitrokit.core.nsm import NsmProvider
+from nitrokit.errors import NitrokitError
+from nitrokit.runtime.frames import MAX_FRAME, accept
+from nitrokit.runtime.operations import Operations
+
+ADDRESS = ("127.0.0.1", 0)
+_TIMEOUT = 60.0
+
+
+def start(nsm: NsmProvider) -> dict[str, str]:
+    """Serve from now on; returns what the app's environment gets. Raises OSError."""
+    listener = socket.create_server(ADDRESS, backlog=128)
+    token = secrets.token_hex(16)
+    threading.Thread(target=_serve, args=(listener, Operations(nsm), token), daemon=True).start()
+    return {"NITROKIT_ENDPOINT": f"http://127.0.0.1:{listener.getsockname()[1]}", "NITROKIT_TOKEN": token}
+
+
+def _serve(listener: socket.socket, operations: Operations, token: str) -> None:
+    server: Any = None
+    while True:
+        connection = accept(listener)
+        # http.server is a slow import: an app that never asks does not wait for it.
+        server = server or _handler(operations, token)
+        threading.Thread(target=_answer, args=(connection, server), daemon=True).start()
+
+
+def _answer(connection: socket.socket, handler: Any) -> None:
+    with connection:
+        connection.settimeout(_TIMEOUT)
+        try:
+            handler(connection, ("127.0.0.1", 0), None)
+        except OSError:
+            pass  # the app went away: nobody is left to tell
+
+
+def _handler(operations: Operations, token: str) -> Any:
+    from http.server import BaseHTTPRequestHandler
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        server_version = "nitrokit"
+        sys_version = ""
+
+        def do_POST(self) -> None:
+            status, value = self._result()
+            data = json.dumps(value).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def _result(self) -> tuple[int, dict[str, Any]]:
+            given = self.headers.get("Authorization", "").encode()
+            size = self.headers.get("Content-Length", "")
+            if not hmac.compare_digest(given, f"Bearer {token}".encode()):
+                self.close_connection = True
+                return 401, _error("endpoint/token", "the token of NITROKIT_TOKEN is missing: Authorization: Bearer <token>")
+            if not (size.isascii() and size.isdigit()) or int(size) > MAX_FRAME:
+                self.close_connection = True
+                return 413, _error("endpoint/length", f"Content-Length must be there, at most {MAX_FRAME}")
+            body = self.rfile.read(int(size))
+            operation = operations.find(self.path)
+            if operation is None:
+                return 404, _error("endpoint/unknown", "no such operation")
+            try:
+                request = json.loads(body)
+            except (ValueError, RecursionError):
+                request = None
+            return (
+                _perform(operation, request) if isinstance(request, dict) else (400, _error("endpoint/json", "the body is no JSON object"))
+            )
+
+        def log_message(self, format: str, *_: Any) -> None:
+            """Nothing: what an app asks for is its own affair."""
+
+    return Handler
+
+
+def _perform(operation: Any, request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    try:
+        return 200, operation(request)
+    except NitrokitError as error:
+        return 400, _error(error.code, str(error))
+    except Exception as error:
+        return 502, _kms_error(error)
+
+
+def _kms_error(error: Exception) -> dict[str, Any]:
+    """KMS's own code and message; of anything else its type alone."""
+    response = getattr(error, "response", None)
+    details = response.get("Error") if isinstance(response, Mapping) else None
+    if isinstance(details, Mapping):
+        return _error(str(details.get("Code")), str(details.get("Message")))
+    return _error("endpoint/failed", type(error).__name__)
+
+
+def _error(code: str, message: str) -> dict[str, Any]:
+    return {"error": {"code": code, "message": message}}
