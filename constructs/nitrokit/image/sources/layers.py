@@ -10,7 +10,7 @@ import stat
 import tarfile
 import zlib
 from collections.abc import Callable
-from typing import IO
+from typing import IO, cast
 
 from nitrokit.image.content import Spool
 from nitrokit.image.cpio import Node, check_path
@@ -21,6 +21,23 @@ _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 _SMALL = 1 << 16  # below this memory is cheaper than another file
 _CAPABILITY = "SCHILY.xattr.security.capability"
 _SPECIAL = (0o6000, "setuid or setgid")
+
+
+class _Counted:
+    """A stream that knows how much was read of it."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.size = 0
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self.size += len(data)
+        return data
+
+    def drain(self) -> None:
+        while self.read(1 << 20):
+            pass
 
 
 class Layers:
@@ -35,10 +52,15 @@ class Layers:
     def apply(self, stream: IO[bytes], name: str) -> None:
         """One layer, uncompressed or as Python's tarfile can read it. Raises ImageError."""
         fresh: set[str] = set()
+        counted = _Counted(stream)
         try:
-            with tarfile.open(fileobj=stream, mode="r|") as archive:
+            with tarfile.open(fileobj=cast(IO[bytes], counted), mode="r|") as archive:
                 for member in archive:
                     self._member(archive, member, name, fresh)
+                counted.drain()
+                # tarfile takes an archive that was cut off between two files for a whole one: the end must be marked (POSIX pax, "two blocks of zeros").
+                if counted.size < archive.offset + tarfile.BLOCKSIZE:
+                    raise EOFError("it ends without its end marker")
         except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, UnicodeError, ValueError) as error:
             raise ImageError("layer", f"{name} is damaged", got=str(error)[:200], expected="a tar archive") from error
 

@@ -1,0 +1,181 @@
+"""OCI images and root file systems as trees, and what is found wrong with them."""
+
+import hashlib
+import io
+import json
+import stat
+import struct
+import tarfile
+
+import pytest
+
+from nitrokit.core.boot import Process
+from nitrokit.core.manifest import Oci, Rootfs
+from nitrokit.image import cpio
+from nitrokit.image.content import Spool
+from nitrokit.image.errors import ImageError
+from nitrokit.image.lint import lint
+from nitrokit.image.programs import find_command, require_runnable
+from nitrokit.image.sources import Workshop
+from nitrokit.image.sources.dockerfile import commands, unpinned
+from nitrokit.image.sources.oci import read_oci
+from nitrokit.image.sources.rootfs import read_rootfs
+from nitrokit.image.users import find_user
+
+
+@pytest.fixture
+def shop(tmp_path):
+    spool = Spool(tmp_path / "spool", limit=1 << 30)
+    yield Workshop(tmp_path, "x86_64", tmp_path, tmp_path, spool, lambda _: None)
+    spool.close()
+
+
+def _tar(*members):
+    """(name, content or None, options) each."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, content, options in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content or b"")
+            for key, value in options.items():
+                setattr(member, key, value)
+            archive.addfile(member, io.BytesIO(content or b""))
+    return file.getvalue()
+
+
+def _layout(folder, layers, config=None, architecture="amd64"):
+    def blob(data):
+        digest = hashlib.sha256(data).hexdigest()
+        (folder / "blobs/sha256").mkdir(parents=True, exist_ok=True)
+        (folder / "blobs/sha256" / digest).write_bytes(data)
+        return {"digest": f"sha256:{digest}", "size": len(data)}
+
+    manifest = {"config": blob(json.dumps({"config": config or {}}).encode()), "layers": [blob(layer) for layer in layers]}
+    entry = {**blob(json.dumps(manifest).encode()), "platform": {"os": "linux", "architecture": architecture}}
+    attestation = {**blob(b"{}"), "platform": {"os": "unknown", "architecture": "unknown"}}
+    (folder / "index.json").write_text(json.dumps({"manifests": [entry, attestation]}))
+    return entry["digest"]
+
+
+LOWER = _tar(
+    ("etc", None, {"type": tarfile.DIRTYPE, "mode": 0o755}), ("etc/old", b"1", {}), ("opt/a", b"a", {}), ("opt/b", b"b", {}), ("bin/tool", b"x" * 70000, {"mode": 0o4755, "uid": 7, "gid": 8}),
+    ("bin/same", None, {"type": tarfile.LNKTYPE, "linkname": "bin/tool"}),
+)  # fmt: skip
+UPPER = _tar(("etc/.wh.old", b"", {}), ("opt/.wh..wh..opq", b"", {}), ("opt/c", b"c", {}))
+
+
+@pytest.mark.parametrize("packing", ["plain", "gzip", "zstd"])
+def test_layers_whiteouts_links_owners_and_configuration(shop, tmp_path, packing):
+    import gzip
+
+    import zstandard
+
+    pack = {"plain": lambda data: data, "gzip": gzip.compress, "zstd": zstandard.compress}[packing]
+    config = {"Entrypoint": ["/bin/tool"], "Cmd": ["-v"], "Env": ["A=b=c"], "WorkingDir": "/opt", "User": "7"}
+    digest = _layout(tmp_path / "x", [pack(LOWER), pack(UPPER)], config)
+    image = read_oci(Oci("x", digest=digest), shop)
+    shop.spool.flush()
+    assert {path for path, node in image.tree.items() if stat.S_ISREG(node.mode)} == {"opt/c", "bin/tool", "bin/same"}
+    tool = image.tree["bin/tool"]
+    assert (stat.S_IMODE(tool.mode), tool.uid, tool.gid, tool.data) == (0o755, 7, 8, b"x" * 70000)
+    assert image.tree["bin/same"] is tool
+    assert (image.config.entrypoint, image.config.command, dict(image.config.environment)) == (("/bin/tool",), ("-v",), {"A": "b=c"})
+    assert image.notes == ("bin/tool loses its setuid or setgid bit: an enclave's app gains no privileges",)
+    archive = cpio.write(image.tree)
+    assert len(archive) < 2 * 70000, "hard links hold one content"
+    assert dict(cpio.read(archive))["bin/same"].data == tool.data
+
+
+def test_an_image_that_is_not_what_was_pinned_is_refused(shop, tmp_path):
+    digest = _layout(tmp_path / "x", [LOWER])
+    with pytest.raises(ImageError) as caught:
+        read_oci(Oci("x", digest="sha256:" + "0" * 64), shop)
+    assert caught.value.slug == "oci-digest"
+    path = tmp_path / "x/blobs/sha256" / hashlib.sha256(LOWER).hexdigest()
+    path.write_bytes(LOWER + b"\0")
+    with pytest.raises(ImageError) as caught:
+        read_oci(Oci("x", digest=digest), shop)
+    assert caught.value.slug == "oci-digest"
+    _layout(tmp_path / "y", [LOWER], architecture="arm64")
+    with pytest.raises(ImageError) as caught:
+        read_oci(Oci("y"), shop)
+    assert caught.value.slug == "oci-choice"
+
+
+@pytest.mark.parametrize(
+    ("layer", "slug"),
+    [
+        (_tar(("../x", b"", {})), "path-escape"), (_tar(("dev/null", b"", {"type": tarfile.CHRTYPE})), "device-node"), (b"not a tar" * 100, "layer"), (LOWER[:1000], "layer"),
+        (_tar(("a", None, {"type": tarfile.LNKTYPE, "linkname": "nowhere"})), "hard-link"), (_tar(("a", None, {"type": tarfile.SYMTYPE, "linkname": "../.."}), ("a/b", b"", {})), "path-escape"),
+    ],
+)  # fmt: skip
+def test_what_an_enclave_cannot_have_is_refused(shop, tmp_path, layer, slug):
+    (tmp_path / "r.tar").write_bytes(layer)
+    with pytest.raises(ImageError) as caught:
+        read_rootfs(Rootfs("r.tar"), shop)
+    assert caught.value.slug == slug
+
+
+def test_a_folder_is_taken_without_its_owners(shop, tmp_path):
+    (tmp_path / "root/bin").mkdir(parents=True)
+    (tmp_path / "root/bin/x").write_bytes(b"x")
+    (tmp_path / "root/bin/x").chmod(0o700)
+    (tmp_path / "root/y").symlink_to("bin/x")
+    tree = read_rootfs(Rootfs("root"), shop).tree
+    assert {path: node.mode for path, node in tree.items()} == {"bin": 0o040755, "bin/x": 0o100755, "y": 0o120777}
+
+
+def _elf(machine=62, loader=b""):
+    head = bytearray(
+        struct.pack("<4sBBB9xHHIQQQIHHHHHH", b"\x7fELF", 2, 1, 1, 2, machine, 1, 0, 64, 0, 0, 64, 56, 1 if loader else 0, 0, 0, 0)
+    )
+    return bytes(head) + (struct.pack("<IIQQQQQQ", 3, 0, 120, 0, 0, len(loader), 0, 0) + loader if loader else b"")
+
+
+def test_what_the_kernel_could_not_start_is_told_with_the_reason():
+    tree = {
+        "app": cpio.file(_elf(loader=b"/lib/ld.so\0"), 0o755),
+        "usr/bin/s": cpio.file(b"#! /usr/bin/env x\n", 0o755),
+        "arm": cpio.file(_elf(183), 0o755),
+    }
+    for path, slug in (("/app", "missing-interpreter"), ("/usr/bin/s", "missing-interpreter"), ("/arm", "architecture")):
+        with pytest.raises(ImageError) as caught:
+            require_runnable(tree, path, "x86_64")
+        assert caught.value.slug == slug
+    require_runnable({**tree, "lib/ld.so": cpio.file(_elf(), 0o755)}, "/app", "x86_64")
+    assert find_command(tree, "s", "/", {"PATH": "/bin:/usr/bin"}) == "/usr/bin/s"
+    assert find_command(tree, "./app", "/", {}) == "/app"
+    with pytest.raises(ImageError):
+        find_command(tree, "missing", "/", {})
+
+
+def test_users_are_the_images_own():
+    tree = {"etc/passwd": cpio.file(b"app:x:7:8::/home/app:/bin/sh\n"), "etc/group": cpio.file(b"g:x:9:app\n")}
+    assert (find_user(tree, "app").uid, find_user(tree, "app").gid, find_user(tree, "app").groups) == (7, 8, (9,))
+    assert (find_user(tree, "7:g").gid, find_user(tree, "5").uid, find_user(tree, "").uid) == (9, 5, 0)
+    with pytest.raises(ImageError):
+        find_user(tree, "nobody")
+
+
+def test_lints_name_what_should_not_be():
+    tree = {
+        "bin/sh": cpio.file(b"", 0o755),
+        "usr/bin/apt": cpio.file(b"", 0o755),
+        "app/key.pem": cpio.file(b"-----BEGIN " + b"PRIVATE KEY-----\n"),
+    }
+    process = Process(("/app/x",), "/", 0, 0, (), {"DB_PASSWORD": "x"}, False, "never", None)
+    found = [(one.id, one.where) for one in lint(tree, process, "x", ["note"])]
+    assert found == [
+        ("credentials", "app/key.pem"), ("credentials", "environment variable DB_PASSWORD"), ("package-manager", "usr/bin/apt"), ("relative-command", "x"), ("root", "/app/x"),
+        ("shell", "bin/sh"), ("source", "the source"),
+    ]  # fmt: skip
+
+
+def test_a_base_by_tag_is_told_and_the_builders_get_fixed_times(tmp_path):
+    from nitrokit.core.manifest import Dockerfile
+
+    assert len(unpinned("FROM debian:12 AS build\nFROM build\nFROM scratch\nFROM x@sha256:00\n", "Dockerfile")) == 1
+    for builder, word in (("docker", "SOURCE_DATE_EPOCH=0"), ("buildah", "--timestamp")):
+        first = commands(builder, Dockerfile(), tmp_path / "Dockerfile", tmp_path, tmp_path / "x.tar", "arm64")[0]
+        assert word in first
+        assert "linux/arm64" in first
