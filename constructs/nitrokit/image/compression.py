@@ -12,7 +12,7 @@ LEVEL, THREADS = 12, 2
 
 
 def compressed(chunks: Iterable[bytes], method: str) -> Iterator[bytes]:
-    """``method``: none or zstd (bench/README.md has what each costs)."""
+    """``method``: none or zstd."""
     if method == "none":
         yield from chunks
         return
