@@ -12,18 +12,16 @@ from nitrokit.image.contents import Installed, installed
 from nitrokit.image.cpio import Node, file, folder
 from nitrokit.image.errors import ImageError
 from nitrokit.image.lint import Finding, lint
-from nitrokit.image.programs import find_command, require_runnable
+from nitrokit.image.programs import DEFAULT_PATH, find_command, require_runnable
 from nitrokit.image.sources import ImageConfig, SourceImage, Workshop
 from nitrokit.image.sources.dockerfile import read_dockerfile
 from nitrokit.image.sources.oci import read_oci
 from nitrokit.image.sources.packages import read_packages
 from nitrokit.image.sources.rootfs import read_rootfs
-from nitrokit.image.unpack import Tree, add
+from nitrokit.image.unpack import Tree, add, add_mount_points
 from nitrokit.image.users import find_user
 
-_MOUNT_POINTS = ("dev", "proc", "sys", "run", "tmp")
 _OVERLAID = ("etc/hosts", "etc/resolv.conf")
-_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True)
@@ -70,9 +68,7 @@ def _read(manifest: Manifest, shop: Workshop) -> SourceImage:
 
 def _finish(root: Tree) -> None:
     """What every root file system has: places to mount on, and files that init writes for the allowed destinations (Docker lays its own over these two as well)."""
-    for name in _MOUNT_POINTS:
-        if name not in root:
-            root[name] = folder(0o1777 if name == "tmp" else 0o755)
+    add_mount_points(root)
     for path in _OVERLAID:
         root.pop(path, None)
         add(root, path, file(b""))
@@ -86,7 +82,7 @@ def _process(root: Tree, config: ImageConfig, app: App) -> tuple[boot.Process, s
             "no-command", "nothing says what the enclave is to run", expected="command in [app], or ENTRYPOINT or CMD of the image"
         )
     user = find_user(root, app.user if app.user is not None else config.user)
-    environment = {"PATH": _DEFAULT_PATH, "HOME": user.home, **config.environment, **app.environment}
+    environment = {"PATH": DEFAULT_PATH, "HOME": user.home, **config.environment, **app.environment}
     directory = posixpath.normpath(posixpath.join("/", app.working_directory or config.working_directory or "/"))
     if directory != "/":
         add(root, directory.lstrip("/"), root.get(directory.lstrip("/"), folder()))

@@ -61,19 +61,15 @@ def chunks(tree: Mapping[str, Node]) -> Iterator[bytes]:
     Of hard links the last carries the content, as GNU cpio has it. Raises ImageError for what the format cannot hold.
     """
     names = Counter(id(node) for node in tree.values() if stat.S_ISREG(node.mode))
+    left = names.copy()
     inodes: dict[int, int] = {}
-    left = dict(names)
     size = 0
     for number, path in enumerate(sorted(tree), 1):
         node = tree[path]
+        inode = inodes.setdefault(id(node), number) if id(node) in names else number
         links = 2 if stat.S_ISDIR(node.mode) else names.get(id(node), 1)
-        if links == 1 or stat.S_ISDIR(node.mode):
-            inode, last = number, True
-        else:
-            inode = inodes.setdefault(id(node), number)
-            left[id(node)] -= 1
-            last = not left[id(node)]
-        for chunk in _entry(path, inode, node, links, last):
+        left[id(node)] -= 1
+        for chunk in _entry(path, inode, node, links, left[id(node)] <= 0):
             size += len(chunk)
             yield chunk
     trailer = b"".join(_entry(_TRAILER, 0, Node(0), 1, True))

@@ -20,7 +20,7 @@ LIBRARY = "usr/lib/nitrokit"
 PYTHON_VERSIONS = {"bookworm": "3.11", "trixie": "3.13"}
 
 
-def python_version(suite: str) -> str:
+def suite_python(suite: str) -> str:
     """The suite's Python. Raises ImageError."""
     version = PYTHON_VERSIONS.get(suite)
     if version is None:
@@ -32,7 +32,7 @@ def packages_tree(
     packages: Packages, lock: PackageLock, requirements: Path | None, *, arch: str, cache: Path, progress: Callable[[str], None]
 ) -> Tree:
     """Raises ImageError, FetchError."""
-    version = python_version(packages.suite)
+    version = suite_python(packages.suite)
     tree: Tree = {}
     for name, target in (("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")):
         tree[target] = folder()
@@ -60,10 +60,11 @@ def excluder(patterns: tuple[str, ...]) -> Callable[[str], bool]:
 
 def without_empty_folders(tree: Tree) -> Tree:
     """Folders that packages created for files which are excluded would only be noise."""
-    used = {parent for path, node in tree.items() if not stat.S_ISDIR(node.mode) for parent in _parents(path)}
+    used = {parent for path, node in tree.items() if not stat.S_ISDIR(node.mode) for parent in parents(path)}
     return {path: node for path, node in tree.items() if not stat.S_ISDIR(node.mode) or path in used}
 
 
-def _parents(path: str) -> list[str]:
+def parents(path: str) -> list[str]:
+    """The folders above a path, outermost first."""
     parts = path.split("/")
     return ["/".join(parts[:count]) for count in range(1, len(parts))]

@@ -14,7 +14,7 @@ from nitrokit.image.unpack import Tree, resolve_parent
 
 _MAX_LINKS = 40
 _PT_INTERP = 3
-_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def find_command(tree: Tree, command: str, directory: str, environment: Mapping[str, str]) -> str:
@@ -23,7 +23,7 @@ def find_command(tree: Tree, command: str, directory: str, environment: Mapping[
         candidates = [posixpath.normpath(posixpath.join(directory, command))]
     else:
         candidates = [
-            posixpath.join(folder, command) for folder in environment.get("PATH", _DEFAULT_PATH).split(":") if folder.startswith("/")
+            posixpath.join(folder, command) for folder in environment.get("PATH", DEFAULT_PATH).split(":") if folder.startswith("/")
         ]
     for path in candidates:
         node = look_up(tree, path)
@@ -56,7 +56,7 @@ def require_runnable(tree: Tree, path: str, arch: str, *, depth: int = 0) -> Non
         raise ImageError(
             "missing-interpreter", "a program needs another that the image does not have", got=path, do="add the package that has it"
         )
-    head = b"".join(_head(node))
+    head = next(node.chunks(), b"")
     if head[:2] == b"#!" and depth < 4:
         words = head[2:].split(b"\n")[0].split()
         if not words:
@@ -77,16 +77,6 @@ def _require(tree: Tree, interpreter: str, path: str, arch: str, depth: int) -> 
             do="add the package that has it, or link the program statically",
         )  # fmt: skip
     require_runnable(tree, interpreter, arch, depth=depth + 1)
-
-
-def _head(node: Node) -> list[bytes]:
-    taken, size = [], 0
-    for chunk in node.chunks():
-        taken.append(chunk)
-        size += len(chunk)
-        if size >= 1 << 16:
-            break
-    return taken
 
 
 def _check_machine(head: bytes, path: str, arch: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from nitrokit.core.manifest import Packages
 from nitrokit.image.architecture import ARCHITECTURES
 from nitrokit.image.build import read_manifest
-from nitrokit.image.debian import python_version
+from nitrokit.image.debian import suite_python
 from nitrokit.image.errors import FetchError
 from nitrokit.image.files import write_atomically
 from nitrokit.image.lock import PACKAGES, write_json
@@ -41,7 +41,7 @@ def lock_packages(
     packages: Packages, arch: str, *, lock: Path, requirements: tuple[Path, Path] | None, progress: Callable[[str], None]
 ) -> None:
     """Resolve for an architecture, which need not be this machine's. ``requirements``: from which file to which. Raises FetchError, ImageError."""
-    version = python_version(packages.suite)
+    version = suite_python(packages.suite)
     write_json(lock, {"suite": packages.suite, "arch": arch, "packages": _packages(packages, arch, progress)})
     if requirements is not None:
         source, target = requirements

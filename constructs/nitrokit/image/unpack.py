@@ -14,6 +14,7 @@ from nitrokit.image.cpio import Node, check_path, file, folder, link
 from nitrokit.image.errors import ImageError
 
 MAX_UNPACKED = 2 << 30
+_MOUNT_POINTS = ("dev", "proc", "sys", "run", "tmp")
 Tree = dict[str, Node]
 
 
@@ -94,6 +95,12 @@ def add(tree: Tree, path: str, node: Node) -> None:
     for parent in list(PurePosixPath(path).parents)[:-1]:
         tree.setdefault(str(parent), folder())
     tree[path] = node
+
+
+def add_mount_points(tree: Tree) -> None:
+    """The folders that every root has for init to mount on."""
+    for name in _MOUNT_POINTS:
+        tree.setdefault(name, folder(0o1777 if name == "tmp" else 0o755))
 
 
 def resolve_parent(tree: Tree, path: str) -> str:

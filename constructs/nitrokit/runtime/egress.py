@@ -62,24 +62,23 @@ def _answer_names(server: socket.socket, say: Callable[[str], None]) -> None:
     while True:
         try:
             question, client = server.recvfrom(512)
-            name = question_name(question)
+            name, end = question_name(question)
+            # Said first: who sees the refusal finds the line.
+            say(f"egress: {name} is refused: no [[egress]] of enclave.toml names it")
             # Header: the question's number, "answer" with its opcode and RD bit, no such name, one question and nothing else (RFC 1035 4.1.1).
             flags = bytes([0x80 | (question[2] & 0x79), 0x80 | _NAME_ERROR])
-            end = 12 + len(name) + 2 + 4 if name else 17
-            server.sendto(question[:2] + flags + b"\0\1" + bytes(6) + question[12:end], client)
+            server.sendto(question[:2] + flags + b"\0\1" + bytes(6) + question[12 : end + 4], client)
         except (OSError, IndexError, ValueError):
             if server.fileno() < 0:
                 return
-            continue
-        say(f"egress: {name} is refused: no [[egress]] of enclave.toml names it")
 
 
-def question_name(question: bytes) -> str:
-    """The name that a DNS query asks for (RFC 1035 4.1.2). Raises IndexError, ValueError."""
+def question_name(question: bytes) -> tuple[str, int]:
+    """The name that a DNS query asks for, and where its type and class stand (RFC 1035 4.1.2). Raises IndexError, ValueError."""
     labels, at = [], 12
     while length := question[at]:
         if length > 63 or at + 1 + length >= len(question):
             raise ValueError("no plain name")
         labels.append(question[at + 1 : at + 1 + length].decode("ascii", "backslashreplace"))
         at += 1 + length
-    return ".".join(labels)
+    return ".".join(labels), at + 1

@@ -5,9 +5,8 @@ It listens on the loopback interface alone and wants the token that the app has 
 
 from __future__ import annotations
 
-import hmac
 import json
-import secrets
+import os
 import socket
 import threading
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ _TIMEOUT = 60.0
 def start(nsm: NsmProvider) -> dict[str, str]:
     """Serve from now on; returns what the app's environment gets. Raises OSError."""
     listener = socket.create_server(ADDRESS, backlog=128)
-    token = secrets.token_hex(16)
+    token = os.urandom(16).hex()
     threading.Thread(target=_serve, args=(listener, Operations(nsm), token), daemon=True).start()
     return {"NITROKIT_ENDPOINT": f"http://127.0.0.1:{listener.getsockname()[1]}", "NITROKIT_TOKEN": token}
 
@@ -49,6 +48,7 @@ def _answer(connection: socket.socket, handler: Any) -> None:
 
 
 def _handler(operations: Operations, token: str) -> Any:
+    from hmac import compare_digest
     from http.server import BaseHTTPRequestHandler
 
     class Handler(BaseHTTPRequestHandler):
@@ -68,7 +68,7 @@ def _handler(operations: Operations, token: str) -> Any:
         def _result(self) -> tuple[int, dict[str, Any]]:
             given = self.headers.get("Authorization", "").encode()
             size = self.headers.get("Content-Length", "")
-            if not hmac.compare_digest(given, f"Bearer {token}".encode()):
+            if not compare_digest(given, f"Bearer {token}".encode()):
                 self.close_connection = True
                 return 401, _error("endpoint/token", "the token of NITROKIT_TOKEN is missing: Authorization: Bearer <token>")
             if not (size.isascii() and size.isdigit()) or int(size) > MAX_FRAME:

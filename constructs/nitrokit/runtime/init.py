@@ -16,7 +16,7 @@ from nitrokit.runtime import control, egress, endpoint, entropy, ingress, mounts
 from nitrokit.runtime.clock import Clock
 from nitrokit.runtime.frames import serve
 from nitrokit.runtime.logs import LogBuffer
-from nitrokit.runtime.streams import Relay
+from nitrokit.runtime.streams import Relay, allow_connections
 from nitrokit.runtime.supervisor import Supervisor
 
 ROOT = f"/{boot.ROOT}"
@@ -73,6 +73,7 @@ def _network(config: boot.Boot, say: Callable[[str], None]) -> None:
         os.chmod("/dev/nsm", 0o666)  # the app attests too, and is not root
     with suppress(OSError):
         os.chmod("/dev/vsock", 0o666)
+    allow_connections(ingress.MAX_CONNECTIONS)
     relay = Relay()
     egress.start(config.egress, (Path("/run/hosts"), Path(ROOT, "etc/hosts")), relay, say)
     Path(ROOT, "etc/resolv.conf").write_text(egress.RESOLVER)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import socket
 import threading
@@ -11,7 +12,17 @@ from contextlib import suppress
 
 CHUNK = 1 << 16
 """Both what is read at once and what waits for a slow reader: large vsock packets have stalled (rust-vmm/vhost-device issue 494)."""
+_OTHER_FILES = 256
 _READ = select.EPOLLIN | select.EPOLLRDHUP
+
+
+def allow_connections(pairs: int) -> None:
+    """Raise this process's limit of open files, which is 1,024 for PID 1, as far as the kernel lets us."""
+    wanted = 2 * pairs + _OTHER_FILES
+    for hard in (wanted, resource.getrlimit(resource.RLIMIT_NOFILE)[1]):
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+            return
 
 
 class _Side:

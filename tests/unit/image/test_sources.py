@@ -179,3 +179,9 @@ def test_a_base_by_tag_is_told_and_the_builders_get_fixed_times(tmp_path):
         first = commands(builder, Dockerfile(), tmp_path / "Dockerfile", tmp_path, tmp_path / "x.tar", "arm64")[0]
         assert word in first
         assert "linux/arm64" in first
+
+
+def test_an_opaque_whiteout_at_the_top_hides_all_below_it(shop, tmp_path):
+    top = _tar((".wh..wh..opq", b"", {}), ("new", b"n", {}))
+    _layout(tmp_path / "x", [LOWER, top])
+    assert set(read_oci(Oci("x"), shop).tree) == {"new"}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,12 +15,12 @@ from nitrokit.core.manifest import Packages, parse_packages
 from nitrokit.image import cpio
 from nitrokit.image.architecture import here
 from nitrokit.image.bytecode import compile_modules
-from nitrokit.image.cpio import file, folder, link
-from nitrokit.image.debian import LIBRARY, PYTHON_VERSIONS, SITE, packages_tree
+from nitrokit.image.cpio import file, link
+from nitrokit.image.debian import LIBRARY, SITE, packages_tree, suite_python
 from nitrokit.image.files import write_atomically
 from nitrokit.image.kernel import KernelBlobs
 from nitrokit.image.lock import read_package_lock
-from nitrokit.image.unpack import Tree, add
+from nitrokit.image.unpack import Tree, add, add_mount_points
 
 FOLDER = Path(__file__).parent
 CLOSURE = (
@@ -40,7 +39,6 @@ _ETC = {
     "nsswitch.conf": b"passwd: files\ngroup: files\nhosts: files\n",
     "hostname": b"enclave\n",
 }
-_MOUNT_POINTS = ("dev", "proc", "sys", "run", "tmp")
 
 
 @functools.cache
@@ -72,8 +70,7 @@ def bootstrap_tree(kernel: KernelBlobs, arch: str, *, cache: Path, progress: Cal
     for name in CLOSURE:
         add(tree, f"{LIBRARY}/nitrokit/{name}", file((package / name).read_bytes()))
     tree = compile_modules(tree, _folders(), work=cache, interpreter=interpreter(cache=cache, progress=progress))
-    for name in _MOUNT_POINTS:
-        tree[name] = folder(0o1777 if name == "tmp" else 0o755)
+    add_mount_points(tree)
     for name, content in _ETC.items():
         add(tree, f"etc/{name}", file(content))
     tree["etc/hosts"] = link("/run/hosts")
@@ -91,7 +88,7 @@ def python_tree(arch: str, *, cache: Path, progress: Callable[[str], None]) -> T
 
 
 def python_version() -> str:
-    return PYTHON_VERSIONS[base_packages().suite]
+    return suite_python(base_packages().suite)
 
 
 def interpreter(*, cache: Path, progress: Callable[[str], None]) -> Tree:
@@ -114,5 +111,5 @@ def _key(kernel: KernelBlobs, arch: str) -> str:
         FOLDER / "base.toml",
     ]
     for path in [*sources, lock_path(arch), requirements_path(arch), *([kernel.nsm_module] if kernel.nsm_module else [])]:
-        digest.update(re.escape(path.name).encode() + hashlib.sha256(path.read_bytes()).digest())
+        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()

@@ -15,7 +15,7 @@ from nitrokit.core.manifest import Dockerfile, Oci
 from nitrokit.image.architecture import ARCHITECTURES
 from nitrokit.image.errors import FetchError, ImageError
 from nitrokit.image.sources import SourceImage, Workshop
-from nitrokit.image.sources.oci import read_oci
+from nitrokit.image.sources.oci import read_layout
 
 BUILDERS = ("docker", "buildah", "podman", "finch")
 _FROM = re.compile(r"^\s*FROM\s+(?:--platform=\S+\s+)?(\S+)(?:\s+AS\s+(\S+))?", re.IGNORECASE | re.MULTILINE)
@@ -35,9 +35,8 @@ def read_dockerfile(source: Dockerfile, shop: Workshop) -> SourceImage:
         shop.progress(f"{builder} builds {source.path}")
         for command in commands(builder, source, path, context, archive, ARCHITECTURES[shop.arch].oci):
             _run(command, source.path)
-        image = read_oci(Oci(archive.name, exclude=source.exclude), replace(shop, folder=archive.parent))
-    notes = (note for note in image.notes if not note.startswith(archive.name))
-    return SourceImage(image.tree, image.config, (*unpinned(text, source.path), *notes))
+        image = read_layout(Oci(archive.name, exclude=source.exclude), replace(shop, folder=archive.parent))
+    return replace(image, notes=(*unpinned(text, source.path), *image.notes))
 
 
 def find_builder(environment: Mapping[str, str]) -> str:
@@ -62,9 +61,9 @@ def _answers(name: str) -> bool:
 
 
 def commands(builder: str, source: Dockerfile, path: Path, context: Path, archive: Path, architecture: str) -> list[list[str]]:
-    """What is run, in order. BuildKit writes the archive itself; buildah and podman build, then push, into a storage that is thrown away with the tag."""
+    """What is run, in order. BuildKit writes the archive itself; buildah and podman build, push from their storage, and remove the tag."""
     options = ["--file", str(path), "--platform", f"linux/{architecture}"]
-    options += [word for name, value in sorted({**source.arguments}.items()) for word in ("--build-arg", f"{name}={value}")]
+    options += [word for name, value in sorted(source.arguments.items()) for word in ("--build-arg", f"{name}={value}")]
     options += ["--target", source.target] if source.target else []
     tag = f"nitrokit-build-{os.getpid()}"
     if builder in ("docker", "finch"):

@@ -5,14 +5,17 @@ Sources: OCI image-spec layer.md; initial ramdisks hold no extended attributes (
 
 from __future__ import annotations
 
+import gzip
+import io
 import lzma
 import stat
 import tarfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import IO, cast
 
-from nitrokit.image.content import Spool
+from nitrokit.image.content import CHUNK, Spool
 from nitrokit.image.cpio import Node, check_path
 from nitrokit.image.errors import ImageError
 from nitrokit.image.unpack import Tree, add, resolve_parent
@@ -20,7 +23,36 @@ from nitrokit.image.unpack import Tree, add, resolve_parent
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 _SMALL = 1 << 16  # below this memory is cheaper than another file
 _CAPABILITY = "SCHILY.xattr.security.capability"
-_SPECIAL = (0o6000, "setuid or setgid")
+_SETID = 0o6000
+
+
+@contextmanager
+def uncompressed(file: IO[bytes], name: str) -> Iterator[IO[bytes]]:
+    """An archive without its compression (gzip, xz, zstd, none), told by its first bytes: media types and file names have been wrong. Raises ImageError."""
+    head = file.read(6)
+    file.seek(0)
+    if head[:2] == b"\x1f\x8b":
+        with gzip.GzipFile(fileobj=file) as stream:
+            yield cast(IO[bytes], io.BufferedReader(stream, CHUNK))
+    elif head == b"\xfd7zXZ\0":
+        with lzma.LZMAFile(file) as unpacked:
+            yield cast(IO[bytes], unpacked)
+    elif head[:4] == b"\x28\xb5\x2f\xfd":
+        with _zstd(file, name) as stream:
+            yield stream
+    else:
+        yield file
+
+
+@contextmanager
+def _zstd(file: IO[bytes], name: str) -> Iterator[IO[bytes]]:
+    import zstandard
+
+    try:
+        with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(file, read_across_frames=True) as stream:
+            yield cast(IO[bytes], io.BufferedReader(cast(io.RawIOBase, stream), CHUNK))
+    except zstandard.ZstdError as error:
+        raise ImageError("layer", f"{name} is damaged", got=str(error)[:160]) from error
 
 
 class _Counted:
@@ -36,7 +68,7 @@ class _Counted:
         return data
 
     def drain(self) -> None:
-        while self.read(1 << 20):
+        while self.read(CHUNK):
             pass
 
 
@@ -94,7 +126,7 @@ class Layers:
         self._remove_below(path, keep=keep)
 
     def _remove_below(self, folder: str, *, keep: set[str]) -> None:
-        for path in [path for path in self.tree if path.startswith(f"{folder}/") and path not in keep] if folder else []:
+        for path in [path for path in self.tree if path.startswith(f"{folder}/" if folder else "") and path not in keep]:
             del self.tree[path]
 
     def _node(self, archive: tarfile.TarFile, member: tarfile.TarInfo, path: str, name: str) -> Node:
@@ -117,9 +149,9 @@ class Layers:
             raise ImageError(
                 "device-node", f"{name} has something that is neither file, folder nor link", got=path, do="exclude it in enclave.toml"
             )
-        if mode & _SPECIAL[0]:
+        if mode & _SETID:
             mode &= 0o1777
-            self.notes.append(f"{path} loses its {_SPECIAL[1]} bit: an enclave's app gains no privileges")
+            self.notes.append(f"{path} loses its setuid or setgid bit: an enclave's app gains no privileges")
         source = archive.extractfile(member)
         assert source is not None
         content = source.read() if member.size < _SMALL else self._spool.take(source, path)

@@ -1,14 +1,13 @@
-"""OCI archives and layouts (OCI image-spec image-layout.md), and what `docker save` writes: every blob is checked against its digest."""
+"""OCI archives and layouts (OCI image-spec image-layout.md), which is also what `docker save` writes since Docker 25: every blob is checked against its digest."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import json
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -17,7 +16,7 @@ from nitrokit.image.architecture import ARCHITECTURES
 from nitrokit.image.debian import excluder
 from nitrokit.image.errors import ImageError
 from nitrokit.image.sources import ImageConfig, SourceImage, Workshop
-from nitrokit.image.sources.layers import Layers
+from nitrokit.image.sources.layers import Layers, uncompressed
 
 _MAX_JSON = 4 << 20
 _MAX_DEPTH = 4
@@ -26,19 +25,23 @@ _CHUNK = 1 << 20
 
 
 def read_oci(source: Oci, shop: Workshop) -> SourceImage:
+    """The image for the wanted architecture, and a note where nothing pins it. Raises ImageError."""
+    image = read_layout(source, shop)
+    notes = () if source.digest else (f"{source.path} is not pinned: name its digest in [oci]",)
+    return replace(image, notes=(*notes, *image.notes))
+
+
+def read_layout(source: Oci, shop: Workshop) -> SourceImage:
     """The image for the wanted architecture. Raises ImageError."""
-    notes = []
-    if source.digest is None:
-        notes.append(f"{source.path} is not pinned: name its digest in [oci]")
     with _layout(shop.folder / source.path) as blobs:
         manifest = _manifest(blobs, source, shop.arch)
         config = blobs.json(manifest["config"])
         layers = Layers(shop.spool, excluder(source.exclude))
         for number, descriptor in enumerate(_list(manifest, "layers"), 1):
             shop.progress(f"layer {number} {str(descriptor.get('digest'))[:19]}…")
-            with blobs.open(descriptor) as file, _plain(file, str(descriptor.get("digest"))) as stream:
+            with blobs.open(descriptor) as file, uncompressed(file, str(descriptor.get("digest"))) as stream:
                 layers.apply(stream, str(descriptor.get("digest")))
-    return SourceImage(layers.tree, image_config(config), (*notes, *layers.notes))
+    return SourceImage(layers.tree, image_config(config), tuple(layers.notes))
 
 
 def image_config(config: dict[str, Any]) -> ImageConfig:
@@ -173,30 +176,3 @@ def _list(value: dict[str, Any], key: str) -> list[dict[str, Any]]:
     if not isinstance(items, list) or not all(isinstance(one, dict) for one in items):
         raise ImageError("oci", f"the OCI image has no list of {key}", got=type(items).__name__)
     return items
-
-
-@contextmanager
-def _plain(file: IO[bytes], name: str) -> Iterator[IO[bytes]]:
-    """A layer without its compression, told by its first bytes: media types have been wrong."""
-    head = file.read(4)
-    file.seek(0)
-    if head[:2] == b"\x1f\x8b":
-        with gzip.GzipFile(fileobj=file) as stream:
-            yield cast(IO[bytes], io.BufferedReader(stream, _CHUNK))
-    elif head == b"\x28\xb5\x2f\xfd":
-        with zstd_reader(file, name) as stream:
-            yield stream
-    else:
-        yield file
-
-
-@contextmanager
-def zstd_reader(file: IO[bytes], name: str) -> Iterator[IO[bytes]]:
-    """Raises ImageError."""
-    import zstandard
-
-    try:
-        with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(file, read_across_frames=True) as stream:
-            yield cast(IO[bytes], io.BufferedReader(cast(io.RawIOBase, stream), _CHUNK))
-    except zstandard.ZstdError as error:
-        raise ImageError("layer", f"{name} is damaged", got=str(error)[:160]) from error

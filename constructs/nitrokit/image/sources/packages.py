@@ -10,7 +10,7 @@ from nitrokit.core.manifest import App, Packages
 from nitrokit.image import base
 from nitrokit.image.bytecode import compile_modules
 from nitrokit.image.cpio import file
-from nitrokit.image.debian import LIBRARY, SITE, packages_tree, python_version
+from nitrokit.image.debian import LIBRARY, SITE, packages_tree, suite_python
 from nitrokit.image.errors import LockError
 from nitrokit.image.lock import PACKAGES, read_package_lock
 from nitrokit.image.sources import ImageConfig, SourceImage, Workshop
@@ -46,7 +46,7 @@ def read_packages(source: Packages, app: App, shop: Workshop) -> SourceImage:
         )
     requirements = None if source.requirements is None else shop.folder / source.requirements
     tree = packages_tree(source, lock, requirements, arch=shop.arch, cache=shop.cache, progress=shop.progress)
-    version = python_version(source.suite)
+    version = suite_python(source.suite)
     environment = _ENVIRONMENT
     if f"usr/bin/python{version}" in tree:
         tree = _with_nitrokit(tree, version, shop)

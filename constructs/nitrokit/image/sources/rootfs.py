@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
-import lzma
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, cast
 
 from nitrokit.core.manifest import Rootfs
 from nitrokit.image.content import Stored
 from nitrokit.image.cpio import Node
-from nitrokit.image.debian import excluder
+from nitrokit.image.debian import excluder, parents
 from nitrokit.image.errors import ImageError
 from nitrokit.image.sources import SourceImage, Workshop
-from nitrokit.image.sources.layers import Layers
-from nitrokit.image.sources.oci import zstd_reader
+from nitrokit.image.sources.layers import Layers, uncompressed
 from nitrokit.image.unpack import Tree
 
 
@@ -38,24 +31,9 @@ def read_rootfs(source: Rootfs, shop: Workshop) -> SourceImage:
         raise ImageError("rootfs-digest", f"{source.path} is not the pinned archive", got=digest, expected=source.sha256)
     notes = [] if source.sha256 else [f"{source.path} is not pinned: name its sha256 in [rootfs]"]
     layers = Layers(shop.spool, excluder(source.exclude))
-    with path.open("rb") as file, _plain(file, source.path) as stream:
+    with path.open("rb") as file, uncompressed(file, source.path) as stream:
         layers.apply(stream, source.path)
     return SourceImage(layers.tree, notes=(*notes, *layers.notes))
-
-
-@contextmanager
-def _plain(file: IO[bytes], name: str) -> Iterator[IO[bytes]]:
-    head = file.read(6)
-    file.seek(0)
-    if head[:2] == b"\x1f\x8b":
-        yield cast(IO[bytes], io.BufferedReader(gzip.GzipFile(fileobj=file), 1 << 20))
-    elif head == b"\xfd7zXZ\0":
-        yield cast(IO[bytes], lzma.LZMAFile(file))
-    elif head[:4] == b"\x28\xb5\x2f\xfd":
-        with zstd_reader(file, name) as stream:
-            yield stream
-    else:
-        yield file
 
 
 def _folder_notes(source: Rootfs) -> tuple[str, ...]:
@@ -79,12 +57,7 @@ def _folder(root: Path, source: Rootfs) -> Tree:
             relative = path.relative_to(root).as_posix()
             if not excluded(relative):
                 tree[relative] = _node(path, relative)
-    return {path: node for path, node in tree.items() if all(above in tree for above in _above(path))}
-
-
-def _above(path: str) -> list[str]:
-    parts = path.split("/")
-    return ["/".join(parts[:count]) for count in range(1, len(parts))]
+    return {path: node for path, node in tree.items() if all(above in tree for above in parents(path))}
 
 
 def _node(path: Path, relative: str) -> Node:
