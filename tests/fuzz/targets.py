@@ -24,6 +24,7 @@ from nitrokit.core.key_policy import AccessRequest, analyze_key_policy, evaluate
 from nitrokit.core.manifest import parse_manifest
 from nitrokit.core.measurements import Measurements
 from nitrokit.core.nsm import decode_request, decode_response
+from nitrokit.core.reference_values import ReferenceValues, RetiringSet
 from nitrokit.errors import NitrokitError
 
 VECTORS = Path(__file__).parents[1] / "vectors"
@@ -94,7 +95,9 @@ def _nsm_response(data: bytes) -> None:
 
 
 def _measurements(data: bytes) -> None:
-    Measurements.parse(data)
+    values = ReferenceValues.parse(data)
+    assert ReferenceValues.parse(values.to_json()) == values
+    values.accepted_at(_TIME)
 
 
 def _manifest(data: bytes) -> None:
@@ -168,6 +171,11 @@ def _made_policies() -> list[str]:
     return [json.dumps(ours), json.dumps({"Version": "2012-10-17", "Statement": statement})]
 
 
+def _made_measurements() -> list[str]:
+    one, other = (Measurements(name * 48, b"1" * 48, b"2" * 48, b"8" * 48) for name in (b"0", b"9"))
+    return [one.to_json(), ReferenceValues(one, (RetiringSet(other, _TIME),)).to_json()]
+
+
 _MADE: dict[str, Callable[[], list[bytes] | list[str]]] = {
     "eif": _made_eif,
     "eif_sections": _made_eif,
@@ -177,7 +185,7 @@ _MADE: dict[str, Callable[[], list[bytes] | list[str]]] = {
         cbor.encode("DescribeNSM"),
     ],
     "nsm_response": lambda: [cbor.encode({"DescribePCR": {"lock": True, "data": b"v"}}), cbor.encode({"Error": "InvalidIndex"})],
-    "measurements": lambda: [Measurements(b"0" * 48, b"1" * 48, b"2" * 48, b"8" * 48).to_json()],
+    "measurements": _made_measurements,
     "manifest": lambda: [(Path(__file__).parents[2] / "enclave_images" / "hello" / "enclave.toml").read_text()],
     "key_policy": _made_policies,
 }

@@ -89,13 +89,13 @@ def _build(folder: Path) -> Path:
 
 def _lock(path: Path) -> ImageLock:
     """A measurements.json, with the sections' hashes beside it where they are."""
-    from nitrokit.core.measurements import Measurements
+    from nitrokit.core.reference_values import ReferenceValues
     from nitrokit.image.lock import SECTIONS, ImageLock, read_lock
 
     if (path.parent / SECTIONS).is_file():
         return read_lock(path.parent)
     try:
-        return ImageLock(Measurements.parse(path.read_bytes()), {})
+        return ImageLock(ReferenceValues.parse(path.read_bytes()), {})
     except OSError as error:
         raise UsageError("unreadable-file", f"cannot read {path}", got=str(error), do="check the path") from error
 

@@ -15,6 +15,7 @@ from nitrokit.errors import NitrokitError, UsageError
 
 if TYPE_CHECKING:
     from nitrokit.cli.evidence import Evidence
+    from nitrokit.cli.locks import LockedSet
     from nitrokit.core.attestation import AppraisalPolicy, ChainCache, TrustAnchor
     from nitrokit.core.measurements import Measurements
 
@@ -44,18 +45,19 @@ def verify(
 ) -> None:
     """Verify attestation documents and appraise them against locked measurements (exit 1: no)."""
     from nitrokit.cli.documents import read_documents
+    from nitrokit.cli.locks import read_locks
     from nitrokit.core.attestation import AppraisalPolicy, ChainCache
 
     if archived and (at is not None or max_age is not None):
         raise UsageError(
             "archived", "archived evidence has a time of its own", got="--at or --max-age beside --archived", do="leave one out"
         )
-    sets = {str(path): _measurements(path) for path in measurements or []}
+    sets = read_locks(measurements or [])
     named = (nonce, max_age, role_arn, instance_id, signing_certificate, region)
     if not sets and any(one is not None for one in named):
         raise UsageError("no-measurements", "nothing to appraise against", expected="--measurements beside what else you demand")
     policy = None if not sets else AppraisalPolicy(
-        measurements=list(sets.values()),
+        measurements=list(sets),
         nonce=_nonce(nonce),
         max_age=None if max_age is None else timedelta(seconds=max_age),
         host_role_arn=role_arn,
@@ -89,7 +91,7 @@ def _judge(
     anchor: TrustAnchor,
     time: datetime | None,
     policy: AppraisalPolicy | None,
-    sets: dict[str, Measurements],
+    sets: dict[Measurements, LockedSet],
     cache: ChainCache,
 ) -> Evidence:
     """Everything about one document. ``time`` None: its own."""
@@ -118,10 +120,12 @@ def _judge(
             verified = attestation.verify_document(data, trust_anchor=anchor, time=time, chain_cache=cache)
             evidence.verified = verified
             evidence.appraisal = attestation.appraise(verified, policy, time=time) if policy else None
+        if evidence.appraisal and evidence.appraisal.measurements:
+            locked = sets[evidence.appraisal.measurements]
+            evidence.lock = str(locked)
+            locked.require_accepted_at(evidence.time)
     except NitrokitError as error:
         evidence.error = error
-    if evidence.appraisal:
-        evidence.lock = next(name for name, one in sets.items() if one == evidence.appraisal.measurements)
     return evidence
 
 
@@ -130,12 +134,6 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UsageError("unreadable-file", f"cannot read {path}", got=str(error), do="check the path") from error
-
-
-def _measurements(path: Path) -> Measurements:
-    from nitrokit.core.measurements import Measurements
-
-    return Measurements.parse(_read(path / "measurements.json" if path.is_dir() else path))
 
 
 def _nonce(text: str | None) -> bytes | None:

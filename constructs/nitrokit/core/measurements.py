@@ -113,10 +113,14 @@ class Measurements:
         got = other.pcrs()
         return [PcrDifference(index, value, got.get(index)) for index, value in self.pcrs().items() if got.get(index) != value]
 
+    def as_object(self) -> dict[str, dict[str, str]]:
+        """``nitro-cli build-enclave``'s form, before it is JSON."""
+        values = {"HashAlgorithm": HASH_ALGORITHM, **{f"PCR{index}": value.hex() for index, value in self.pcrs().items()}}
+        return {"Measurements": values}
+
     def to_json(self) -> str:
         """``nitro-cli build-enclave``'s form, canonical, with a final newline."""
-        values = {"HashAlgorithm": HASH_ALGORITHM, **{f"PCR{index}": value.hex() for index, value in self.pcrs().items()}}
-        return json.dumps({"Measurements": values}, indent=2) + "\n"
+        return json.dumps(self.as_object(), indent=2) + "\n"
 
     @classmethod
     def parse(cls, text: str | bytes) -> Measurements:
@@ -124,12 +128,18 @@ class Measurements:
 
         Leniently: what nitro-cli prints before the JSON (its progress, where both streams went to one file), a byte order mark, hex in either case, ``0x`` before it.
         """
-        fields = _fields(_load(text))
+        return cls.from_object(load_json(text))
+
+    @classmethod
+    def from_object(cls, value: object) -> Measurements:
+        """The same from JSON that is loaded. Raises MeasurementsError."""
+        fields = _fields(value)
         pcrs = {index: _pcr(fields, index) for index in (0, 1, 2)}
         return cls(pcrs[0], pcrs[1], pcrs[2], _pcr(fields, 8) if fields.get("PCR8") is not None else None)
 
 
-def _load(text: str | bytes) -> object:
+def load_json(text: str | bytes) -> object:
+    """The JSON in what nitro-cli printed, each name once. Raises MeasurementsError."""
     try:
         decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         start = re.search(r"^[ \t]*\{", decoded, re.MULTILINE)

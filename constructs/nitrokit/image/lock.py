@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nitrokit.core.measurements import Measurements
+from nitrokit.core.measurements import Measurements, MeasurementsError
+from nitrokit.core.reference_values import ReferenceValues
 from nitrokit.image.errors import LockError
 from nitrokit.image.files import write_atomically
 
@@ -38,10 +40,15 @@ class PackageLock:
 
 @dataclass(frozen=True)
 class ImageLock:
-    """What the image must measure, and the sections it was made of."""
+    """What the image must measure, what else is accepted during a rollover, and the sections it was made of."""
 
-    measurements: Measurements
+    reference_values: ReferenceValues
     sections: dict[str, str]
+
+    @property
+    def measurements(self) -> Measurements:
+        """The current set: what a build must give."""
+        return self.reference_values.current
 
 
 def read_package_lock(path: Path) -> PackageLock:
@@ -58,17 +65,37 @@ def read_package_lock(path: Path) -> PackageLock:
 
 def read_lock(folder: Path) -> ImageLock:
     """Raises LockError for a missing or torn file, MeasurementsError for measurements of another form."""
-    text = _read(folder / MEASUREMENTS)
+    reference_values = read_reference_values(folder)
     sections = _read_json(folder / SECTIONS).get("sections")
     if not isinstance(sections, dict) or not all(isinstance(value, str) for value in sections.values()):
         raise _torn(folder / SECTIONS, repr(sections)[:80])
-    return ImageLock(Measurements.parse(text), sections)
+    return ImageLock(reference_values, sections)
 
 
-def record_measurements(folder: Path, built: BuiltImage) -> None:
-    """Write measurements.json and image.lock.json. Only `nitrokit lock` does so in a project; the demo in its copy."""
+def read_reference_values(folder: Path) -> ReferenceValues:
+    """measurements.json. Raises LockError for a missing or torn file, MeasurementsError for another form."""
+    return ReferenceValues.parse(_read(folder / MEASUREMENTS))
+
+
+def record_measurements(folder: Path, built: BuiltImage, *, keep_old_until: datetime | None = None) -> ReferenceValues:
+    """Write measurements.json and image.lock.json. Only `nitrokit lock` does so in a project; the demo in its copy.
+
+    Sets that retire stay. ``keep_old_until``: the set that was current retires then, where the new one differs; None: it is dropped at once, and so is a file that cannot be read.
+    """
+    try:
+        new = read_reference_values(folder).rolled_over(built.measurements, keep_old_until)
+    except (LockError, MeasurementsError):
+        if keep_old_until is not None:
+            raise
+        new = ReferenceValues(built.measurements)
     write_json(folder / SECTIONS, {"sections": built.sections})
-    write_atomically(folder / MEASUREMENTS, [built.measurements.to_json().encode()])
+    write_reference_values(folder, new)
+    return new
+
+
+def write_reference_values(folder: Path, values: ReferenceValues) -> None:
+    """measurements.json, whole or not at all."""
+    write_atomically(folder / MEASUREMENTS, [values.to_json().encode()])
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

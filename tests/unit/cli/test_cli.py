@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -57,12 +58,30 @@ def test_measure_prints_what_describe_eif_prints(small_eif, measurements, tmp_pa
         (["check-policy", "/nowhere", "--account", "123456789012"], 2, "usage/unreadable-file"), (["check-policy", "x", "--account", "123456789012", "--fail-on", "x"], 2, "usage/bad-severity"),
         (["check-policy", "package.json", "--account", "123456789012", "--grants", "package.json"], 2, "usage/bad-grants"),
         (["verify", "README.md", "-m", "enclave_images/hello", "--nonce", "xyz"], 2, "usage/bad-nonce"),
+        (["lock", "enclave_images/hello", "--keep-old-until", "2020-01-01"], 2, "usage/past-date"), (["lock", "enclave_images/hello", "--keep-old-until", "soon"], 2, "--keep-old-until"),
+        (["lock", "enclave_images/hello", "--retire", "--measurements-only"], 2, "usage/retire"), (["lock", "docs", "--retire"], 2, "lock/missing"),
         (["local", "demo", "--image", "docs"], 2, "usage/no-image"), (["local", "demo", "--runner", "moon"], 2, "moon"), (["local", "demo", "--runner", "qemu"], 3, "emulation/no-qemu"),
     ],
 )  # fmt: skip
 def test_wrong_input_is_told_and_has_its_exit_code(arguments, code, words):
     done = run(*arguments, NITROKIT_QEMU="/nowhere", PATH="/usr/bin:/bin")
     assert (done.returncode, words in done.stderr + done.stdout) == (code, True), done.stderr
+
+
+def test_lock_retires_sets_past_their_date_or_all(tmp_path, measurements):
+    from nitrokit.core.measurements import Measurements, digest
+    from nitrokit.core.reference_values import ReferenceValues, RetiringSet
+
+    past, coming = (Measurements(digest([name]), measurements.pcr1, measurements.pcr2) for name in (b"past", b"coming"))
+    dates = (RetiringSet(past, datetime(2020, 1, 1, tzinfo=UTC)), RetiringSet(coming, datetime(2999, 1, 1, tzinfo=UTC)))
+    file = tmp_path / "measurements.json"
+    file.write_text(ReferenceValues(measurements, dates).to_json())
+    told = json.loads(run("lock", tmp_path, "--retire", "--json").stdout)
+    assert (told["retired"], [one["RetireAfter"] for one in told["retiring"]]) == ([past.pcr0.hex()], ["2999-01-01T00:00:00Z"])
+    assert ReferenceValues.parse(file.read_text()).sets() == (measurements, coming)
+    assert "2999" in run("lock", tmp_path, "--retire").stdout
+    assert run("lock", tmp_path, "--retire-all").returncode == 0
+    assert file.read_text() == measurements.to_json()
 
 
 def test_an_unknown_key_is_refused_with_its_line_and_writes_nothing(tmp_path, blobs):

@@ -4,7 +4,7 @@ import base64
 import json
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -45,6 +45,19 @@ def test_verify_says_pass_and_fail(evidence):
     assert (expired.returncode, told["error"]["code"], told["verified"]) == (1, "verification/validity", False)
     other = run("verify", document, "-m", HELLO, "--at", at)
     assert (other.returncode, "appraisal/measurements" in other.stdout, other.stdout.count("expected ")) == (1, True, 4)
+
+
+def test_verify_accepts_a_retiring_set_until_its_date(evidence, tmp_path):
+    document, lock, at = evidence
+    retiring = {**json.loads(lock.read_text()), "RetireAfter": f"{at}Z"}
+    rollover = tmp_path / "rollover.json"
+    rollover.write_text(json.dumps({**json.loads((HELLO / "measurements.json").read_text()), "Retiring": [retiring]}))
+    assert run("verify", document, "-m", rollover, "--at", at).returncode == 0
+    late = datetime.fromisoformat(at) + timedelta(seconds=1)
+    done = run("verify", document, "-m", rollover, "--at", late.isoformat())
+    assert (done.returncode, "appraisal/retired" in done.stdout, f"matches    {rollover}, until" in done.stdout) == (1, True, True)
+    twice = run("verify", document, "-m", rollover, "-m", lock, "--at", late.isoformat())
+    assert twice.returncode == 0, "another lock has it as its current set"
 
 
 def test_verify_without_measurements_never_says_pass(evidence):
