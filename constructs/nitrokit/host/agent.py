@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 from nitrokit._version import __version__
+from nitrokit.core.nonces import enclave_nonce
 from nitrokit.errors import NitrokitError
 from nitrokit.host import config as configuration
 from nitrokit.host import enclave, pool, steps
@@ -46,6 +48,9 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--eif", type=Path, help="another image than the deployed one")
         if name == "attest":
             command.add_argument("--nonce", required=True, help="base64")
+            command.add_argument(
+                "--nonce-for", choices=("caller", "instance"), default="caller", help="instance: the enclave's own, derived"
+            )
         if name == "logs":
             command.add_argument("--since", type=int, default=0, help="number of the first line wanted: `next` of the last answer")
         if name == "ask":
@@ -59,9 +64,7 @@ def _dispatch(options: argparse.Namespace) -> Dict[str, Any]:
     if options.command == "wait":
         return enclave.wait_until_up(name, _UP_WITHIN)
     if options.command == "attest":
-        found = enclave.find(name)
-        answer = enclave.ask(found["EnclaveCID"], enclave.CONTROL_PORT, {"op": "attest", "nonce": options.nonce})
-        return {**answer, "enclave_id": found["EnclaveID"]}
+        return _attest(name, options)
     if options.command == "logs":
         return enclave.logs(name, options.since)
     if options.command == "ask":
@@ -95,6 +98,30 @@ def _config_variable() -> str:
             "the configuration did not arrive",
             expected="SSM_Config in the environment",
             do="update the SSM Agent to 3.3.2746.0 or newer (parameters by interpolationType ENV_VAR)",
+        ) from error
+
+
+def _attest(name: str, options: argparse.Namespace) -> Dict[str, Any]:
+    nonce = options.nonce
+    if options.nonce_for == "instance":
+        nonce = base64.b64encode(enclave_nonce(*_nonce_base(nonce), name)).decode()
+    found = enclave.find(name)
+    answer = enclave.ask(found["EnclaveCID"], enclave.CONTROL_PORT, {"op": "attest", "nonce": nonce})
+    return {**answer, "enclave_id": found["EnclaveID"]}
+
+
+def _nonce_base(text: str) -> Tuple[bytes, str]:
+    """The base that a whole fleet was given, and who we are among it."""
+    try:
+        return base64.b64decode(text, validate=True), os.environ["AWS_SSM_INSTANCE_ID"]
+    except ValueError as error:
+        raise configuration.AgentError("nonce", "the nonce is not base64", got=text[:80], expected="base64 of 16 to 64 bytes") from error
+    except KeyError as error:
+        raise configuration.AgentError(
+            "no-instance-id",
+            "the instance's id is not known",
+            expected="AWS_SSM_INSTANCE_ID in the environment",
+            do="run it by Run Command",
         ) from error
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import nitrokit
 
 MODULES = (
-    "__init__.py", "_version.py", "errors.py", "host/__init__.py", "host/agent.py", "host/commands.py", "host/config.py", "host/enclave.py", "host/imds.py", "host/locking.py",
-    "host/pool.py", "host/proxies.py", "host/steps.py",
+    "__init__.py", "_version.py", "errors.py", "core/__init__.py", "core/nonces.py", "host/__init__.py", "host/agent.py", "host/commands.py", "host/config.py", "host/enclave.py", "host/imds.py",
+    "host/locking.py", "host/pool.py", "host/proxies.py", "host/steps.py",
 )  # fmt: skip
 """The agent, whole: an edit of anything else never changes its bytes. A test compares it with what the agent imports."""
 

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from nitrokit.core.attestation import parse_document
 from nitrokit.core.eif import read_eif
+from nitrokit.core.nonces import enclave_nonce
 from nitrokit.emulation.interfaces import InstanceDescription
 from nitrokit.emulation.nitro.instance import EmulatedInstance
 from nitrokit.emulation.nitro.runners import ProcessRunner
@@ -22,6 +24,7 @@ from nitrokit.host.config import AgentError, parse
 from nitrokit.host.renderer import MAX_DOCUMENT, render_document
 
 ROOT = Path(__file__).parents[3]
+INSTANCE = "i-0123456789abcdef0"
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,7 @@ def eif(tmp_path_factory):
 @pytest.fixture
 def parent(pki, tmp_path):
     description = InstanceDescription(
-        "i-0123456789abcdef0",
+        INSTANCE,
         "us-east-1",
         "123456789012",
         "arn:aws:iam::123456789012:role/x",
@@ -99,6 +102,10 @@ def test_the_steps_bring_an_enclave_up_and_repeating_them_changes_nothing(parent
     nonce = base64.b64encode(b"n" * 32).decode()
     attested = json.loads(_agent(instance, f"attest --enclave hello --nonce {nonce}").stdout)
     assert attested["enclave_id"] == first[4]["enclave_id"]
+    derived = json.loads(
+        _agent(instance, f"attest --enclave hello --nonce {nonce} --nonce-for instance", AWS_SSM_INSTANCE_ID=INSTANCE).stdout
+    )
+    assert parse_document(base64.b64decode(derived["document"])).nonce == enclave_nonce(b"n" * 32, INSTANCE, "hello")
     asked = instance.run_script('echo \'{"op": "nothing"}\' | python3 /opt/nitrokit/agent.pyz ask --enclave hello', {}, 60)
     assert json.loads(asked.stdout)["error"]["code"] == "unknown-operation"
 

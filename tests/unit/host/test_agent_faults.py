@@ -274,6 +274,14 @@ def test_attest_prints_one_line_of_json(parent, answer_on, frame):
     assert done.stdout.count("\n") == 1
 
 
+def test_a_nonce_for_the_instance_needs_the_instance_and_a_base(parent):
+    _running(parent)
+    refused = parent.agent("attest --enclave hello --nonce AAAA --nonce-for instance")
+    assert "[agent/no-instance-id]" in refused.stderr
+    refused = parent.agent("attest --enclave hello --nonce A --nonce-for instance", AWS_SSM_INSTANCE_ID="i-1")
+    assert "[agent/nonce]" in refused.stderr
+
+
 def test_without_credentials_nothing_is_sent(parent, answer_on, frame):
     _running(parent)
     answer_on(parent, 5000, frame({"proof": "x"}))
