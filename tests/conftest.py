@@ -64,3 +64,30 @@ def make_nsm(pki, measurements):
         return EmulatedNsm(**{**arguments, **changes})
 
     return make
+
+
+@pytest.fixture
+def dynamodb(monkeypatch):
+    """moto's DynamoDB with the table "ledger" as the construct makes it."""
+    import boto3
+    from moto import mock_aws
+
+    from nitrokit.core.ledger.layout import ENCLAVE, INDEX, KEY, PLACE
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    with mock_aws():
+        client = boto3.client("dynamodb", region_name="eu-west-1")
+        index = {
+            "IndexName": INDEX,
+            "KeySchema": [{"AttributeName": ENCLAVE, "KeyType": "HASH"}, {"AttributeName": PLACE, "KeyType": "RANGE"}],
+            "Projection": {"ProjectionType": "KEYS_ONLY"},
+        }
+        client.create_table(
+            TableName="ledger",
+            KeySchema=[{"AttributeName": KEY, "KeyType": "HASH"}],
+            AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in (KEY, ENCLAVE, PLACE)],
+            GlobalSecondaryIndexes=[index],
+            BillingMode="PAY_PER_REQUEST",
+        )
+        yield client
