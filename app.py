@@ -25,7 +25,7 @@ class EnclaveStack(cdk.Stack):
         image = EnclaveImage.from_directory(self, "Image", self.node.try_get_context("nitrokit:image") or "enclave_images/hello")
         host = EnclaveHost(self, "Host")
         key = EnclaveKey(self, "Key", images=[image], host_role=host.role, data_owners=[owner] if owner else [])
-        bootstrap = EnclaveBootstrap(self, "Bootstrap", host=host, image=image)
+        bootstrap = EnclaveBootstrap(self, "Bootstrap", parent=host, image=image)
         monitor = AttestationMonitor(self, "Monitor", bootstrap=bootstrap, trust_anchor=anchor, runtime=runtime)
 
         cdk.CfnOutput(self, "KeyArn", value=key.key_arn)

@@ -16,6 +16,7 @@ from constructs import Construct
 
 from nitrokit.cdk.bundling import bundle
 from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
+from nitrokit.cdk.enclave_host import EnclaveHost
 from nitrokit.core.attestation import AWS_NITRO_ROOT_G1, TrustAnchor
 
 FOREIGN_ANCHOR = "@nitrokit/cdk:foreignTrustAnchor"
@@ -85,7 +86,7 @@ class AttestationMonitor(Construct):
         stack = Stack.of(self)
         role = iam.Role(self, "Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"), description="Checks attestation")
         document = stack.format_arn(service="ssm", resource="document", resource_name=bootstrap.attest_document.ref)
-        instance = stack.format_arn(service="ec2", resource="instance", resource_name=bootstrap.host.instance_id)
+        instance = stack.format_arn(service="ec2", resource="instance", resource_name=_host(bootstrap).instance_id)
         role.add_to_policy(iam.PolicyStatement(actions=["ssm:SendCommand"], resources=[document, instance]))
         # This action takes no resource (Service Authorization Reference).
         role.add_to_policy(iam.PolicyStatement(actions=["ssm:GetCommandInvocation"], resources=["*"]))
@@ -102,7 +103,7 @@ class AttestationMonitor(Construct):
         self.metric = cloudwatch.Metric(
             namespace=NAMESPACE,
             metric_name=METRIC,
-            dimensions_map={"service": SERVICE, "Enclave": bootstrap.image.name, "InstanceId": bootstrap.host.instance_id},
+            dimensions_map={"service": SERVICE, "Enclave": bootstrap.image.name, "InstanceId": _host(bootstrap).instance_id},
             statistic="Minimum",
             period=every,
         )
@@ -119,14 +120,20 @@ class AttestationMonitor(Construct):
         )
 
 
+def _host(bootstrap: EnclaveBootstrap) -> EnclaveHost:
+    if not isinstance(bootstrap.parent, EnclaveHost):
+        raise ValueError(f"{bootstrap.node.path} runs on {type(bootstrap.parent).__name__}; expected an EnclaveHost")
+    return bootstrap.parent
+
+
 def _environment(bootstrap: EnclaveBootstrap, trust_anchor: TrustAnchor) -> dict[str, str]:
     """What the handler reads (nitrokit.handlers.check_enclave)."""
     measurements = bootstrap.image.measurements
     environment = {
-        "INSTANCE_ID": bootstrap.host.instance_id,
+        "INSTANCE_ID": _host(bootstrap).instance_id,
         "ENCLAVE": bootstrap.image.name,
         "DOCUMENT_NAME": bootstrap.attest_document.ref,
-        "HOST_ROLE_ARN": bootstrap.host.role.role_arn,
+        "HOST_ROLE_ARN": bootstrap.parent.role.role_arn,
         "MEASUREMENTS": json.dumps([{f"PCR{index}": value.hex() for index, value in measurements.pcrs().items()}]),
     }
     if trust_anchor.der != AWS_NITRO_ROOT_G1.der:

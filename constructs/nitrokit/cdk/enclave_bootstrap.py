@@ -13,48 +13,53 @@ from aws_cdk import aws_s3_assets as s3_assets
 from aws_cdk import aws_ssm as ssm
 from constructs import Construct
 
-from nitrokit.cdk.enclave_host import EnclaveHost
 from nitrokit.cdk.enclave_image import EnclaveImage
+from nitrokit.cdk.parent import EnclaveParent
 from nitrokit.host.bundle import build_agent
 from nitrokit.host.renderer import render_document
 from nitrokit.image.fetch import cache_dir
 from nitrokit.image.files import write_atomically
 
-_FIRST_CID = 16
 _WAIT = range(15, 172_801)  # seconds (CloudFormation AWS::SSM::Association WaitForSuccessTimeoutSeconds)
 
 
 class EnclaveBootstrap(Construct):
-    """Runs ``image`` on ``host``.
+    """Runs ``image`` on ``parent``: a host or a fleet. Several bootstraps share one parent: up to four.
 
     - ``timeout``: how long the deployment waits for a healthy enclave, 15 s to 48 h; default 15 minutes.
-    - ``cid``: the enclave's fixed vsock address, so that proxies on the host stay right over restarts; default 16.
-    - The host's role may read the agent's and the image's objects, and nothing else of the bucket.
+    - ``cid``: the enclave's fixed vsock address, so that proxies on the host stay right over restarts; default the parent's next free one, from 16 on.
+    - The parent's role may read the agent's and the image's objects, and nothing else of the bucket.
 
-    Raises ValueError for a ``cid`` or ``timeout`` out of range.
+    Raises ValueError for a ``timeout`` out of range, a fifth enclave, and a name, ``cid`` or vsock port that is taken on this parent.
     """
 
     def __init__(
-        self, scope: Construct, id: str, *, host: EnclaveHost, image: EnclaveImage, timeout: Duration | None = None, cid: int = _FIRST_CID
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        parent: EnclaveParent,
+        image: EnclaveImage,
+        timeout: Duration | None = None,
+        cid: int | None = None,
     ) -> None:
         super().__init__(scope, id)
         wait = (timeout or Duration.minutes(15)).to_seconds()
-        if not 4 <= cid < 2**32 - 1:
-            raise ValueError(f"cid {cid} is reserved; expected 4 to {2**32 - 2}")
         if wait not in _WAIT:
             raise ValueError(f"timeout {wait} s is out of range; expected {_WAIT.start} to {_WAIT.stop - 1} s")
-        self.host, self.image, self.cid = host, image, cid
+        self.parent, self.image = parent, image
+        self.slot = parent.enclaves.claim(image.name, cpu_count=image.cpu_count, memory_mib=image.memory_mib, egress=image.egress, cid=cid)
         agent = build_agent()
         self._agent = s3_assets.Asset(self, "Agent", path=str(_kept(agent)))
         for asset in (image.asset, self._agent):
             objects = asset.bucket.arn_for_objects(asset.s3_object_key)
-            host.role.add_to_policy(iam.PolicyStatement(actions=["s3:GetObject"], resources=[objects]))
+            parent.role.add_to_principal_policy(iam.PolicyStatement(actions=["s3:GetObject"], resources=[objects]))
         self.document = self._make_document("Document", "bootstrap.json.j2")
         association = ssm.CfnAssociation(
             self,
             "Association",
             name=self.document.ref,
-            targets=[ssm.CfnAssociation.TargetProperty(key="InstanceIds", values=[host.instance_id])],
+            targets=parent.association_targets,
             parameters={
                 "Config": [self._config()],
                 "AgentUri": [self._agent.s3_object_url],
@@ -63,7 +68,7 @@ class EnclaveBootstrap(Construct):
             wait_for_success_timeout_seconds=wait,
         )
         # Roles, endpoints and routes first: the agent on the host needs them all.
-        association.node.add_dependency(host)
+        association.node.add_dependency(parent)
         self.attest_document = self._make_document("AttestDocument", "attest.json.j2")
 
     def _make_document(self, id: str, template: str) -> ssm.CfnDocument:
@@ -82,7 +87,7 @@ class EnclaveBootstrap(Construct):
             "measurements": {f"PCR{index}": value.hex() for index, value in image.measurements.pcrs().items()},
             "cpu_count": image.cpu_count,
             "memory_mib": image.memory_mib,
-            "cid": self.cid,
+            "cid": self.slot.cid,
             "proxies": [{"vsock_port": one.vsock_port, "host": one.host, "port": one.port} for one in image.egress],
         }
         return Stack.of(self).to_json_string(value)

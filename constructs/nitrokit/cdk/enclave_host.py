@@ -5,7 +5,10 @@ from __future__ import annotations
 from aws_cdk import Acknowledgment, Annotations, Token, Validations
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_ssm as ssm
 from constructs import Construct
+
+from nitrokit.cdk.parent import EnclaveSlots
 
 _INTERFACES = {
     "Ssm": ec2.InterfaceVpcEndpointAwsService.SSM,
@@ -62,6 +65,7 @@ class EnclaveHost(Construct):
         role_name: str | None = None,
     ) -> None:
         super().__init__(scope, id)
+        self.enclaves = EnclaveSlots()
         self.network = network or EnclaveNetwork(self, "Network")
         kind = instance_type or ec2.InstanceType("m6i.xlarge")
         self._warn_of_unsupported(kind)
@@ -119,6 +123,11 @@ class EnclaveHost(Construct):
     @property
     def instance_id(self) -> str:
         return self.instance.instance_id
+
+    @property
+    def association_targets(self) -> list[ssm.CfnAssociation.TargetProperty]:
+        """The instance, for Systems Manager."""
+        return [ssm.CfnAssociation.TargetProperty(key="InstanceIds", values=[self.instance_id])]
 
 
 def _cpu_type(kind: ec2.InstanceType) -> ec2.AmazonLinuxCpuType:

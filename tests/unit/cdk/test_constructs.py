@@ -35,7 +35,7 @@ class Everything(cdk.Stack):
         self.key = EnclaveKey(
             self, "Key", images=[self.image], host_role=self.host.role, data_owners=["arn:aws:iam::999999999999:role/owner"], **options
         )
-        self.bootstrap = EnclaveBootstrap(self, "Bootstrap", host=self.host, image=self.image)
+        self.bootstrap = EnclaveBootstrap(self, "Bootstrap", parent=self.host, image=self.image)
         self.monitor = AttestationMonitor(self, "Monitor", bootstrap=self.bootstrap)
 
 

@@ -59,7 +59,7 @@ def _whole(stack, eif, locked, **monitor):
     image = _image(stack, eif, locked)
     host = EnclaveHost(stack, "Host")
     EnclaveKey(stack, "Key", images=[image], host_role=host.role, data_owners=[OWNER])
-    bootstrap = EnclaveBootstrap(stack, "Bootstrap", host=host, image=image)
+    bootstrap = EnclaveBootstrap(stack, "Bootstrap", parent=host, image=image)
     return AttestationMonitor(stack, "Monitor", bootstrap=bootstrap, **monitor)
 
 
@@ -260,7 +260,7 @@ def test_every_step_of_the_documents_ends_at_the_first_failure(whole):
 def test_values_out_of_range_are_refused_at_once(stack, eif, locked, name, value):
     image, host = _image(stack, eif, locked), EnclaveHost(stack, "Host")
     with pytest.raises(ValueError, match="expected"):
-        EnclaveBootstrap(stack, "Bootstrap", host=host, image=image, **{name: value})
+        EnclaveBootstrap(stack, "Bootstrap", parent=host, image=image, **{name: value})
 
 
 # The monitor
