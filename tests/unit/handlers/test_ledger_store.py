@@ -107,7 +107,8 @@ def test_an_append_costs_one_read_and_one_transaction(dynamodb):
 
 def test_writers_that_race_lose_nothing_and_count_nothing_twice(dynamodb):
     """Eight duplicate runs with the same entries in different batches, and some of their own."""
-    cloud, numbers = Cloud(dynamodb), {}
+    cloud = Cloud(dynamodb)
+    numbers: dict[str, set[int]] = {}
 
     def run(writer):
         ledger = Ledger("ledger", cloud, sleep=lambda _: None)
@@ -165,7 +166,7 @@ def _refusal(code, reasons=()):
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_throttling_and_lost_answers_are_waited_out(dynamodb, error, when):
     """An answer that is lost after the write: the next attempt finds the ids claimed."""
-    waits = []
+    waits: list[float] = []
     cloud = Cloud(dynamodb, lambda number, name: (error, when) if number <= 6 else None)
     assert Ledger("ledger", cloud, sleep=waits.append).append_all([_entry(1), _entry(2)]) == [0, 1]
     assert _whole(_ledger(dynamodb)) == ["1", "2"]
