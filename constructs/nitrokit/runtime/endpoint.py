@@ -5,46 +5,34 @@ It listens on the loopback interface alone and wants the token that the app has 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nitrokit.core.nsm import NsmProvider
 from nitrokit.errors import NitrokitError
-from nitrokit.runtime.frames import MAX_FRAME, accept
+from nitrokit.runtime.frames import MAX_FRAME, serve_connections
 from nitrokit.runtime.operations import Operations
 
 ADDRESS = ("127.0.0.1", 0)
-_TIMEOUT = 60.0
 
 
 def start(nsm: NsmProvider) -> dict[str, str]:
     """Serve from now on; returns what the app's environment gets. Raises OSError."""
     listener = socket.create_server(ADDRESS, backlog=128)
     token = os.urandom(16).hex()
-    threading.Thread(target=_serve, args=(listener, Operations(nsm), token), daemon=True).start()
+    threading.Thread(target=serve_connections, args=(listener, _answerer(Operations(nsm), token)), daemon=True).start()
     return {"NITROKIT_ENDPOINT": f"http://127.0.0.1:{listener.getsockname()[1]}", "NITROKIT_TOKEN": token}
 
 
-def _serve(listener: socket.socket, operations: Operations, token: str) -> None:
-    server: Any = None
-    while True:
-        connection = accept(listener)
-        # http.server is a slow import: an app that never asks does not wait for it.
-        server = server or _handler(operations, token)
-        threading.Thread(target=_answer, args=(connection, server), daemon=True).start()
-
-
-def _answer(connection: socket.socket, handler: Any) -> None:
-    with connection:
-        connection.settimeout(_TIMEOUT)
-        try:
-            handler(connection, ("127.0.0.1", 0), None)
-        except OSError:
-            pass  # the app went away: nobody is left to tell
+def _answerer(operations: Operations, token: str) -> Callable[[socket.socket], None]:
+    # http.server is a slow import: an app that never asks does not wait for it.
+    handler = functools.cache(lambda: _handler(operations, token))
+    return lambda connection: handler()(connection, ("127.0.0.1", 0), None)
 
 
 def _handler(operations: Operations, token: str) -> Any:

@@ -56,12 +56,22 @@ def send(connection: socket.socket, value: dict[str, Any]) -> None:
 
 
 def serve(listener: socket.socket, handler: Handler) -> None:
-    """Answer requests for ever, each in a thread of its own, at most 64 at once. An error is answered by its code and text; nothing else of it leaves."""
+    """Answer requests for ever. An error is answered by its code and text; nothing else of it leaves."""
+    serve_connections(listener, lambda connection: send(connection, _result(connection, handler)))
+
+
+def serve_connections(listener: socket.socket, answer: Callable[[socket.socket], None]) -> None:
+    """Hand each connection to ``answer``, in a thread of its own, at most 64 at once; close it afterwards."""
     slots = threading.BoundedSemaphore(_MAX_CONNECTIONS)
     while True:
         slots.acquire()
         connection = accept(listener)
-        threading.Thread(target=_answer, args=(connection, handler, slots), daemon=True).start()
+        try:
+            threading.Thread(target=_answer, args=(connection, answer, slots), daemon=True).start()
+        except RuntimeError:  # no thread to be had, in a moment without memory: this connection ends, the server does not
+            connection.close()
+            slots.release()
+            time.sleep(_ACCEPT_PAUSE)
 
 
 def accept(listener: socket.socket) -> socket.socket:
@@ -75,11 +85,11 @@ def accept(listener: socket.socket) -> socket.socket:
             time.sleep(_ACCEPT_PAUSE)
 
 
-def _answer(connection: socket.socket, handler: Handler, slots: threading.BoundedSemaphore) -> None:
+def _answer(connection: socket.socket, answer: Callable[[socket.socket], None], slots: threading.BoundedSemaphore) -> None:
     try:
         with connection:
             connection.settimeout(_TIMEOUT)
-            send(connection, _result(connection, handler))
+            answer(connection)
     except OSError:
         pass  # the peer went away: nobody is left to tell
     finally:

@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
+import errno
+import functools
+import os
 import socket
 import threading
 from collections.abc import Callable, Sequence
 
 from nitrokit.runtime import vsock
-from nitrokit.runtime.frames import accept
 from nitrokit.runtime.streams import Relay
 
-MAX_CONNECTIONS = 8192
-_TIMEOUT = 10.0
+_ATTEMPTS = 3
+"""SYNs that are sent again, after 1, 2 and 4 s, where the app's backlog is full (tcp(7), TCP_SYNCNT): after 15 s in all the connection fails."""
 
 
 def start(routes: Sequence[tuple[int, int]], relay: Relay, say: Callable[[str], None]) -> None:
     """``routes``: (the app's TCP port, vsock port). Raises OSError when a vsock port is taken."""
     for port, vsock_port in routes:
-        threading.Thread(target=_serve, args=(vsock.listen(vsock_port), port, relay, say), daemon=True).start()
+        arguments = (vsock.listen(vsock_port), functools.partial(connect, port), _reporter(port, say))
+        threading.Thread(target=relay.serve, args=arguments, daemon=True).start()
 
 
-def _serve(listener: socket.socket, port: int, relay: Relay, say: Callable[[str], None]) -> None:
-    while True:
-        outer = accept(listener)
-        if len(relay) >= MAX_CONNECTIONS:
-            outer.close()
-            say(f"ingress: a connection to port {port} was refused: {MAX_CONNECTIONS} are open")
-            continue
-        try:
-            inner = socket.create_connection(("127.0.0.1", port), timeout=_TIMEOUT)
-        except OSError as error:
-            outer.close()
-            say(f"ingress: the app takes no connection on port {port}: {error}")
-            continue
-        relay.join(outer, inner)
+def connect(port: int) -> socket.socket:
+    """A connection to the app that has begun. Raises OSError."""
+    connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    connection.setblocking(False)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, _ATTEMPTS)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if (number := connection.connect_ex(("127.0.0.1", port))) not in (0, errno.EINPROGRESS):
+        connection.close()
+        raise OSError(number, os.strerror(number))
+    return connection
+
+
+def _reporter(port: int, say: Callable[[str], None]) -> Callable[[OSError], None]:
+    return lambda error: say(f"ingress: the app takes no connection on port {port}: {error}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nitrokit.core import boot
 from nitrokit.core.nsm import NsmError, NsmProvider
-from nitrokit.runtime import control, egress, endpoint, entropy, ingress, mounts, platform, vsock
+from nitrokit.runtime import control, egress, endpoint, entropy, ingress, mounts, platform, refusals, vsock
 from nitrokit.runtime.clock import Clock
 from nitrokit.runtime.frames import serve
 from nitrokit.runtime.logs import LogBuffer
@@ -24,6 +24,7 @@ _SHARED = ("/dev", "/proc", "/sys", "/run/vsock")
 """What the app sees of init's world; the last is there in a sandboxed process alone."""
 HEARTBEAT_PORT, HEARTBEAT = 9000, b"\xb7"
 _RB_AUTOBOOT = 0x01234567
+_LAST_LINES = 2.0
 
 
 def main() -> None:
@@ -51,19 +52,25 @@ def run() -> int:
     clock = _prepare(nsm, may_fail=emulated)
     console, logs = emulated or _is_debug(nsm), LogBuffer()
     readable = console or config.process.logs
-    sinks = [*([_console()] if console else []), *([logs.append] if readable else [])]
-
-    def say(text: str) -> None:
-        for sink in sinks:
-            sink(f"nitrokit: {text}\n".encode(errors="backslashreplace"))
-
-    _network(config, say)
-    supervisor = Supervisor(config.process, root=ROOT, extra=endpoint.start(nsm), sinks=sinks, may_stay_root=emulated)
+    if console:
+        threading.Thread(target=_show, args=(logs,), daemon=True).start()
+    _network(config, logs.say)
+    supervisor = Supervisor(
+        config.process,
+        root=ROOT,
+        extra=endpoint.start(nsm),
+        output=logs.append if readable else None,
+        may_stay_root=emulated,
+        say=logs.say,
+    )
+    answer = control.handler(nsm, lambda: {**supervisor.state(), **clock.state()}, logs if readable else None)
+    # Before the app is there: a port that init needs is never the app's.
+    threading.Thread(target=serve, args=(vsock.listen(control.PORT), answer), daemon=True).start()
     supervisor.start()
     supervisor.forward_signals()
-    answer = control.handler(nsm, lambda: {**supervisor.state(), **clock.state()}, logs if readable else None)
-    threading.Thread(target=serve, args=(vsock.listen(control.PORT), answer), daemon=True).start()
-    return supervisor.wait()
+    code = supervisor.wait()
+    logs.settle(_LAST_LINES)
+    return code
 
 
 def _network(config: boot.Boot, say: Callable[[str], None]) -> None:
@@ -73,11 +80,13 @@ def _network(config: boot.Boot, say: Callable[[str], None]) -> None:
         os.chmod("/dev/nsm", 0o666)  # the app attests too, and is not root
     with suppress(OSError):
         os.chmod("/dev/vsock", 0o666)
-    allow_connections(ingress.MAX_CONNECTIONS)
+    allow_connections()
     relay = Relay()
-    egress.start(config.egress, (Path("/run/hosts"), Path(ROOT, "etc/hosts")), relay, say)
-    Path(ROOT, "etc/resolv.conf").write_text(egress.RESOLVER)
-    egress.refuse_other_names(say)
+    allowed = egress.start(config.egress, (Path("/run/hosts"), Path(ROOT, "etc/hosts")), relay, say)
+    Path(ROOT, "etc/resolv.conf").write_text(refusals.RESOLVER)
+    refusals.refuse_names(say)
+    refusals.tell_ports(allowed, say)
+    refusals.tell_addresses(say)
     ingress.start(config.ingress, relay, say)
 
 
@@ -109,12 +118,14 @@ def _is_debug(nsm: NsmProvider) -> bool:
         return False
 
 
-def _console() -> Callable[[bytes], None]:
-    def write(line: bytes) -> None:
+def _show(logs: LogBuffer) -> None:
+    """Copy lines to the console, as far as somebody reads it: what it cannot take is dropped like all that is old, and nobody waits."""
+    since = 0
+    while True:
+        answer = logs.read(since, control.MAX_WAIT, "console")
+        since = answer["next"]
         with suppress(OSError):
-            os.write(2, line)
-
-    return write
+            os.write(2, "".join(f"{line}\n" for line in answer["lines"]).encode(errors="replace"))
 
 
 def _end(code: int) -> None:

@@ -24,7 +24,7 @@ from nitrokit.runtime import platform
 _KEY_BITS = 2048
 _KEY_LIFE = 300.0
 """Seconds that one RSA key serves: making one takes as long as many calls, and what it opened stays no safer with a key of its own."""
-_EXTRA_AUTHORITIES = Path("/tmp/emulated-authorities.pem")
+_EXTRA_AUTHORITIES = Path("/run/emulated-authorities.pem")
 _ARN = re.compile(r"arn:(aws[a-z-]*):kms:([a-z0-9-]+):[0-9]{12}:(key|alias)/.+")
 ACTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "decrypt": ("Plaintext", ("CiphertextBlob", "KeyId", "EncryptionContext", "EncryptionAlgorithm", "GrantTokens")),

@@ -58,6 +58,8 @@ class Operations:
 
         if request.get("cache") is None:
             return ask()
+        if action == "generate_random":
+            raise UsageError("kms-cache", "random bytes are never kept", expected="no cache")
         key = (action, region, tuple(values.items()), repr(sorted(parameters.items())))
         return self._cache.get(key, CachePolicy.parse(request["cache"]), ask)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -10,7 +11,8 @@ from pathlib import Path
 HYPERVISOR, PARENT = 0, 3
 _ANY = 0xFFFFFFFF
 _FOLDER = Path("/run/vsock")
-_BACKLOG = 64
+_BACKLOG = 1024
+_TIMEOUT = 10.0
 
 
 def _kernel_has_vsock() -> bool:
@@ -30,6 +32,18 @@ def connect(cid: int, port: int, *, timeout: float | None) -> socket.socket:
     except BaseException:
         connection.close()
         raise
+    return connection
+
+
+def begin(cid: int, port: int) -> socket.socket:
+    """A connection that has begun: writable when it stands; the kernel gives up after two seconds (net/vmw_vsock/af_vsock.c). Raises OSError."""
+    if not _kernel_has_vsock():
+        return connect(cid, port, timeout=_TIMEOUT)
+    connection = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+    connection.setblocking(False)
+    if (number := connection.connect_ex((cid, port))) not in (0, errno.EINPROGRESS):
+        connection.close()
+        raise OSError(number, os.strerror(number))
     return connection
 
 

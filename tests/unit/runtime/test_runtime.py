@@ -4,8 +4,6 @@ import base64
 import json
 import socket
 import struct
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -120,61 +118,3 @@ def test_only_the_whole_token_switches_emulation_on(tmp_path):
 
 def test_on_real_hardware_there_is_no_extra_authority():
     assert platform.extra_tls_authorities() is None
-
-
-def test_logs_are_read_by_number_and_bounded(ask):
-    for number in range(3):
-        LOGS.append(b"line %d\xff\n" % number)
-    assert ask(_frame({"op": "logs"})) == {"lines": ["line 0\ufffd", "line 1\ufffd", "line 2\ufffd"], "next": 3, "dropped": 0}
-    assert ask(_frame({"op": "logs", "since": 3})) == {"lines": [], "next": 3, "dropped": 0}
-    for number in range(1000):
-        LOGS.append(b"%0100d\n" % number)
-    answer = ask(_frame({"op": "logs", "since": 3}))
-    assert (len(answer["lines"]), answer["next"], answer["dropped"]) == (9, 1003, 991)
-    for since in (-1, "0", True, None, 1.5):
-        assert ask(_frame({"op": "logs", "since": since}))["error"]["code"] == "frame/since"
-    assert ask(_frame({"op": "logs", "since": 10**9})) == {"lines": [], "next": 1003, "dropped": 0}
-
-
-def test_an_answer_is_never_larger_than_a_frame():
-    logs = LogBuffer()
-    for _ in range(16):
-        logs.append(b"\0" * 65535 + b"\n")
-    since, total = 0, 0
-    while lines := logs.read(since)["lines"]:
-        assert len(json.dumps(logs.read(since))) < frames.MAX_FRAME
-        since, total = logs.read(since)["next"], total + len(lines)
-    assert total >= 15
-
-
-def test_an_image_that_keeps_its_output_gives_none(make_nsm):
-    with pytest.raises(frames.FrameError) as caught:
-        control.handler(NsmClient(make_nsm().answer), dict, None)({"op": "logs"})
-    assert caught.value.slug == "no-logs"
-
-
-SUPERVISED = """
-import os, sys
-from nitrokit.core.boot import Process
-from nitrokit.runtime.supervisor import Supervisor
-waited, lines = [], []
-def sleep(seconds):
-    waited.append(seconds)
-    if len(waited) == 8:
-        open(sys.argv[1], "w").close()
-command = ("/bin/sh", "-c", "echo running; test -e " + sys.argv[1])
-app = Process(command, "/", os.getuid(), os.getgid(), (), {"PATH": "/usr/bin:/bin"}, False, sys.argv[2], None)
-supervisor = Supervisor(app, root="/", extra={}, sinks=[lines.append], may_stay_root=True, sleep=sleep)
-supervisor.start()
-print(supervisor.wait(), waited, supervisor.state()["restarts"], len(lines) <= 9)
-"""
-
-
-@pytest.mark.parametrize(
-    ("policy", "expected"),
-    [("never", "1 [] 0 True"), ("on-failure", "0 [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0] 8 True")],
-)
-def test_an_app_is_started_again_as_enclave_toml_says(policy, expected, tmp_path):
-    command = [sys.executable, "-c", SUPERVISED, str(tmp_path / "enough"), policy]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.strip() == expected

@@ -28,7 +28,8 @@ CLOSURE = (
     "core/__init__.py", "core/boot.py", "core/cbor.py", "core/cms.py", "core/nsm/__init__.py", "core/nsm/interface.py", "core/nsm/messages.py",
     "runtime/__init__.py", "runtime/client.py", "runtime/clock.py", "runtime/control.py", "runtime/data_keys.py", "runtime/egress.py", "runtime/endpoint.py",
     "runtime/entropy.py", "runtime/frames.py", "runtime/ingress.py", "runtime/init.py", "runtime/kms.py", "runtime/logs.py", "runtime/mounts.py",
-    "runtime/nsm_device.py", "runtime/operations.py", "runtime/platform.py", "runtime/readiness.py", "runtime/streams.py", "runtime/supervisor.py", "runtime/vsock.py",
+    "runtime/nsm_device.py", "runtime/operations.py", "runtime/platform.py", "runtime/privileges.py", "runtime/readiness.py", "runtime/refusals.py", "runtime/streams.py", "runtime/supervisor.py",
+    "runtime/vsock.py",
 )  # fmt: skip
 """What of nitrokit PID 1 is: an edit of anything else never moves PCR1. A test compares it with what init imports."""
 

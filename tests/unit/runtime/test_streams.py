@@ -1,0 +1,174 @@
+"""Joined streams: back-pressure, half-close, thousands of pairs, peers that go away or never come."""
+
+import resource
+import socket
+import threading
+import time
+
+import pytest
+
+from nitrokit.runtime import ingress
+from nitrokit.runtime.streams import Relay, allow_connections
+
+
+def _joined(relay):
+    (one, inner), (outer, other) = socket.socketpair(), socket.socketpair()
+    relay.join(inner, outer)
+    one.settimeout(20)
+    other.settimeout(20)
+    return one, other
+
+
+def _read(connection):
+    return b"".join(iter(lambda: connection.recv(1 << 16), b""))
+
+
+def _is_empty(relay):
+    deadline = time.monotonic() + 20
+    while len(relay) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return len(relay) == 0
+
+
+def _send(connection, payload):
+    connection.sendall(payload)
+    connection.shutdown(socket.SHUT_WR)
+
+
+def test_a_half_closed_stream_still_brings_the_answer():
+    one, other = _joined(Relay())
+    payload = bytes(range(256)) * 4000
+    threading.Thread(target=_send, args=(one, payload), daemon=True).start()
+    assert _read(other) == payload
+    other.sendall(b"answer")
+    other.close()
+    assert (one.recv(10), one.recv(10)) == (b"answer", b"")
+
+
+def test_a_reader_that_does_not_read_holds_up_its_own_stream_alone():
+    relay = Relay()
+    slow, _kept = _joined(relay)
+    slow.setblocking(False)
+    sent = 0
+    with pytest.raises(BlockingIOError):
+        while sent < 1 << 24:
+            sent += slow.send(bytes(1 << 16))
+    one, other = _joined(relay)
+    one.sendall(b"x")
+    assert other.recv(1) == b"x"
+
+
+def test_what_was_sent_before_an_end_arrives_however_slow_the_reader_and_nothing_spins():
+    relay = Relay()
+    one, other = _joined(relay)
+    one.setblocking(False)
+    sent = 0
+    with pytest.raises(BlockingIOError):
+        while True:
+            sent += one.send(bytes(1 << 16))
+    one.close()
+    other.sendall(b"nobody takes this")
+    before = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - before < 0.25, "an end that the kernel tells again and again must not keep a processor busy"
+    assert len(_read(other)) == sent
+    other.close()
+    assert _is_empty(relay)
+
+
+def test_an_idle_peer_that_went_away_is_noticed():
+    relay = Relay()
+    one, other = _joined(relay)
+    one.close()
+    assert other.recv(1) == b""
+    other.close()
+    assert _is_empty(relay)
+
+
+def test_thousands_of_pairs_at_once_with_half_close_and_bounded_memory():
+    """2,000 pairs, each with a reader that does not read at first; then all bytes arrive, and nothing is left."""
+    pairs, payload = 2000, bytes(100_000)
+    allow_connections(2 * pairs + 1000)
+    relay = Relay()
+    joined = [_joined(relay) for _ in range(pairs)]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for one, _ in joined:
+        one.setblocking(False)
+        one.send(payload)
+    time.sleep(0.5)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 128 << 10, "kilobytes"
+    for number, (one, other) in enumerate(joined):
+        one.setblocking(True)
+        threading.Thread(target=_send, args=(one, b"%d" % number), daemon=True).start()
+        got = _read(other)
+        assert got.lstrip(b"\0") == b"%d" % number and len(got) > 50_000
+        other.sendall(b"answer")
+        other.close()
+        assert one.recv(10) == b"answer"
+        one.close()
+    assert _is_empty(relay)
+
+
+@pytest.fixture
+def served():
+    """An ingress port, whose app listens on the returned port or not."""
+    relay, said = Relay(), []
+
+    def serve(port):
+        listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        arguments = (listener, lambda: ingress.connect(port), lambda error: said.append(str(error)))
+        threading.Thread(target=relay.serve, args=arguments, daemon=True).start()
+        return lambda: socket.create_connection(listener.getsockname(), timeout=20)
+
+    return relay, said, serve
+
+
+def test_an_app_that_does_not_listen_yet_ends_the_connection_with_a_line_and_gets_the_next(served):
+    relay, said, serve = served
+    app = socket.socket()
+    app.bind(("127.0.0.1", 0))
+    call = serve(app.getsockname()[1])
+    with call() as client:
+        assert client.recv(1) == b""
+    assert said == ["[Errno 111] Connection refused"]
+    app.listen()
+    with call() as client:
+        client.sendall(b"hello")
+        taken, _ = app.accept()
+        assert taken.recv(10) == b"hello"
+        taken.close()  # with the connection open: the client sees an end
+        assert client.recv(1) == b""
+    assert _is_empty(relay)
+
+
+def test_an_app_that_accepts_nothing_holds_up_nobody_else(served):
+    relay, _, serve = served
+    full = socket.socket()
+    full.bind(("127.0.0.1", 0))
+    full.listen(0)
+    call, clients = serve(full.getsockname()[1]), []
+    clients = [call() for _ in range(20)]
+    for client in clients:
+        client.sendall(b"x")
+    ready = socket.create_server(("127.0.0.1", 0))
+    started = time.monotonic()
+    with serve(ready.getsockname()[1])() as client:
+        client.sendall(b"y")
+        assert ready.accept()[0].recv(1) == b"y"
+    assert time.monotonic() - started < 5
+    assert len(relay) >= 20, "they wait for the app, which may still come"
+    taken, _ = full.accept()
+    assert taken.recv(1) == b"x", "what a client sent while its connection was being made is there"
+
+
+def test_a_thousand_clients_reach_an_app(served):
+    _, _, serve = served
+    app = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    call = serve(app.getsockname()[1])
+    clients = [call() for _ in range(1000)]
+    for number, client in enumerate(clients):
+        client.sendall(b"%04d" % number)
+    taken = [app.accept()[0] for _ in clients]
+    assert sorted(int(one.recv(4)) for one in taken) == list(range(1000))
+    for one in [*clients, *taken]:
+        one.close()
