@@ -1,20 +1,18 @@
-"""Looking into any ramdisk, whoever made it: gzip or xz or nothing around newc archives, one behind the other (Linux Documentation/driver-api/early-userspace/buffer-format.rst).
+"""Looking into any ramdisk, whoever made it: gzip, xz, zstd or nothing around newc archives, one behind the other (Linux Documentation/driver-api/early-userspace/buffer-format.rst).
 
 For comparing only: what goes into an image of ours is read and written by ``cpio``, which takes less.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
-import lzma
 import stat
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, cast
 
+from nitrokit.image.cpio import header_fields
+from nitrokit.image.decompression import uncompressed
 from nitrokit.image.errors import ImageError
 
 _MAX = 4 << 30
@@ -44,28 +42,10 @@ class Entry:
 def entries(ramdisk: bytes) -> dict[str, Entry]:
     """Path → entry; of several with one path the last, which is what Linux leaves. Raises ImageError for what cannot be looked into."""
     found: dict[str, Entry] = {}
-    for path, entry in _walk(memoryview(_plain(ramdisk))):
-        found[path] = entry
+    with uncompressed(io.BytesIO(ramdisk), "the ramdisk", most=_MAX) as contents:
+        for path, entry in _walk(memoryview(contents.read_all())):
+            found[path] = entry
     return found
-
-
-def _plain(data: bytes) -> bytes:
-    """The archives without compression; a compressed one may follow a plain one."""
-    try:
-        if data[:2] == b"\x1f\x8b":
-            return _limited(cast(IO[bytes], gzip.GzipFile(fileobj=io.BytesIO(data))))
-        if data[:6] == b"\xfd7zXZ\0":
-            return _limited(cast(IO[bytes], lzma.LZMAFile(io.BytesIO(data))))
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise ImageError("ramdisk", "the ramdisk is damaged", got=str(error)[:200]) from error
-    return data
-
-
-def _limited(stream: IO[bytes]) -> bytes:
-    data = stream.read(_MAX + 1)
-    if len(data) > _MAX:
-        raise ImageError("ramdisk", "the ramdisk is too large to look into", expected=f"at most {_MAX} bytes unpacked")
-    return data
 
 
 def _walk(view: memoryview) -> Iterator[tuple[str, Entry]]:
@@ -77,12 +57,12 @@ def _walk(view: memoryview) -> Iterator[tuple[str, Entry]]:
         head = bytes(view[at : at + _HEADER])
         if len(head) != _HEADER or head[:6] not in (b"070701", b"070702"):
             raise ImageError(
-                "ramdisk", "the ramdisk is no archive that can be looked into", got=head[:6].hex(), expected="newc cpio, plain, gzip or xz"
+                "ramdisk",
+                "the ramdisk is no archive that can be looked into",
+                got=head[:6].hex(),
+                expected="newc cpio, plain, gzip, xz or zstd",
             )
-        try:
-            fields = [int(head[6 + 8 * index : 14 + 8 * index], 16) for index in range(13)]
-        except ValueError as error:
-            raise ImageError("ramdisk", "malformed cpio header", got=head[:40].decode(errors="replace")) from error
+        fields = header_fields(head)
         name = bytes(view[at + _HEADER : at + _HEADER + fields[11]]).rstrip(b"\0")
         start = (at + _HEADER + fields[11] + 3) // 4 * 4
         if start + fields[6] > len(view):

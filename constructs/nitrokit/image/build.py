@@ -21,6 +21,7 @@ from nitrokit.image.base import bootstrap_ramdisk
 from nitrokit.image.compression import compressed
 from nitrokit.image.content import CHUNK, Spool
 from nitrokit.image.contents import Installed
+from nitrokit.image.decompression import MAX_UNPACKED
 from nitrokit.image.difference import section_hashes
 from nitrokit.image.files import replacing
 from nitrokit.image.kernel import KernelBlobs
@@ -29,7 +30,6 @@ from nitrokit.image.signing import SignWith, configured_signer
 from nitrokit.image.sources import Workshop
 
 SECTIONS = ("kernel", "cmdline", "ramdisk0", "ramdisk1")
-MAX_ROOT = 16 << 30
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def build_image(
     cache.mkdir(parents=True, exist_ok=True)
     bootstrap = bootstrap_ramdisk(kernel, manifest.arch, cache=cache, progress=progress)
     with tempfile.TemporaryDirectory(prefix=".build-", dir=cache) as work:
-        spool = Spool(Path(work) / "contents", limit=MAX_ROOT)
+        spool = Spool(Path(work) / "contents", limit=MAX_UNPACKED)
         with contextlib.closing(spool):
             made = application(manifest, Workshop(folder, manifest.arch, cache, Path(work), spool, progress))
             return _write(folder, manifest, kernel, bootstrap, made, output, sign_with)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -99,10 +100,7 @@ def read(archive: bytes | memoryview) -> Iterator[tuple[str, Node]]:
         header = bytes(view[at : at + _HEADER])
         if len(header) != _HEADER or header[:6] != _MAGIC:
             raise ImageError("cpio", "not a newc cpio archive", got=header[:6].hex(), expected=f"{_MAGIC.hex()} at offset {at}")
-        try:
-            fields = [int(header[6 + 8 * index : 14 + 8 * index], 16) for index in range(13)]
-        except ValueError as error:
-            raise ImageError("cpio", "malformed cpio header", got=header[:40].decode(errors="replace")) from error
+        fields = header_fields(header)
         mode, size, name_size = fields[1], fields[6], fields[11]
         path = bytes(view[at + _HEADER : at + _HEADER + name_size]).rstrip(b"\0").decode(errors="surrogateescape")
         start = at + (_HEADER + name_size + 3) // 4 * 4
@@ -120,6 +118,15 @@ def read(archive: bytes | memoryview) -> Iterator[tuple[str, Node]]:
         if stat.S_ISREG(mode) and len(names) < fields[4]:
             continue
         yield from ((name, node) for name in names)
+
+
+def header_fields(header: bytes) -> tuple[int, ...]:
+    """The 13 numbers behind the magic one: eight hexadecimal digits each. Raises ImageError."""
+    try:
+        packed = bytes.fromhex(header[6:].decode("ascii"))
+        return struct.unpack(">13I", packed)
+    except (ValueError, struct.error) as error:
+        raise ImageError("cpio", "malformed cpio header", got=header[:40].decode(errors="replace")) from error
 
 
 def check_path(path: str) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
-import re
-import stat
 from collections.abc import Callable
 from pathlib import Path
 
 from nitrokit.core.manifest import Packages
 from nitrokit.image.cpio import folder, link
 from nitrokit.image.errors import ImageError
+from nitrokit.image.exclude import excluder, without_empty_folders
 from nitrokit.image.fetch import fetch_pool_file, fetch_wheels
 from nitrokit.image.lock import PackageLock
 from nitrokit.image.unpack import Tree, unpack_deb, unpack_wheel
@@ -18,6 +16,13 @@ from nitrokit.image.unpack import Tree, unpack_deb, unpack_wheel
 SITE = "usr/lib/nitrokit-site"
 LIBRARY = "usr/lib/nitrokit"
 PYTHON_VERSIONS = {"bookworm": "3.11", "trixie": "3.13"}
+ETC = {
+    "passwd": b"root:x:0:0:root:/:/sbin/nologin\n",
+    "group": b"root:x:0:\n",
+    "nsswitch.conf": b"passwd: files\ngroup: files\nhosts: files\n",
+    "hostname": b"enclave\n",
+}
+"""What a root file system of packages has in /etc that packages make by scripts."""
 
 
 def suite_python(suite: str) -> str:
@@ -48,23 +53,3 @@ def packages_tree(
     if f"usr/bin/python{version}" in tree:
         tree.setdefault("usr/bin/python3", link(f"python{version}"))
     return without_empty_folders(tree)
-
-
-def excluder(patterns: tuple[str, ...]) -> Callable[[str], bool]:
-    """Whether a path, or a folder above it, matches a pattern."""
-    if not patterns:
-        return lambda _: False
-    matches = re.compile("|".join(fnmatch.translate(form) for pattern in patterns for form in (pattern, f"{pattern}/*"))).match
-    return lambda path: matches(path) is not None
-
-
-def without_empty_folders(tree: Tree) -> Tree:
-    """Folders that packages created for files which are excluded would only be noise."""
-    used = {parent for path, node in tree.items() if not stat.S_ISDIR(node.mode) for parent in parents(path)}
-    return {path: node for path, node in tree.items() if not stat.S_ISDIR(node.mode) or path in used}
-
-
-def parents(path: str) -> list[str]:
-    """The folders above a path, outermost first."""
-    parts = path.split("/")
-    return ["/".join(parts[:count]) for count in range(1, len(parts))]

@@ -7,14 +7,19 @@ import lzma
 import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import IO, cast
 
 from nitrokit.image.cpio import Node, check_path, file, folder, link
+from nitrokit.image.decompression import uncompressed
 from nitrokit.image.errors import ImageError
 
 MAX_UNPACKED = 2 << 30
 _MOUNT_POINTS = ("dev", "proc", "sys", "run", "tmp")
+_NOT_A_WHEEL = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RuntimeError)
+"""What zipfile raises for damaged, encrypted or unknown members."""
 Tree = dict[str, Node]
 
 
@@ -29,10 +34,14 @@ def unpack_deb(path: Path, tree: Tree, excluded: Callable[[str], bool] = _nothin
     if data is None:
         raise ImageError("deb", f"{path.name} has no data archive", got=", ".join(members))
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:*") as archive:
+        with (
+            uncompressed(io.BytesIO(data), path.name, most=MAX_UNPACKED) as contents,
+            tarfile.open(fileobj=cast(IO[bytes], contents), mode="r|") as archive,
+        ):
             for member in archive:
                 _add_tar_member(archive, member, tree, path.name, excluded)
-    except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
+            contents.read_all()
+    except (tarfile.TarError, UnicodeError, ValueError) as error:
         raise ImageError("deb", f"{path.name} is damaged", got=str(error)) from error
 
 
@@ -111,7 +120,7 @@ def resolve_parent(tree: Tree, path: str) -> str:
             prefix = "/".join(parts[:count])
             node = tree.get(prefix)
             if node is not None and stat.S_ISLNK(node.mode):
-                path = "/".join([_target(prefix, node.data.decode()), *parts[count:]])
+                path = "/".join([_target(prefix, node.data.decode(errors="surrogateescape")), *parts[count:]])
                 check_path(path)
                 break
         else:
@@ -138,18 +147,18 @@ def unpack_wheel(path: Path, tree: Tree, site: str) -> None:
             if sum(item.file_size for item in archive.infolist()) > MAX_UNPACKED:
                 raise ImageError("bomb", f"{path.name} unpacks to more than {MAX_UNPACKED >> 30} GiB")
             for item in archive.infolist():
+                check_path(item.filename)
                 if item.is_dir():
                     continue
-                check_path(item.filename)
                 if stat.S_ISLNK(item.external_attr >> 16):
                     raise ImageError("wheel-link", f"{path.name} has a link", got=item.filename)
                 executable = (item.external_attr >> 16) & 0o111
                 add(tree, f"{site}/{_wheel_path(item.filename)}", file(archive.read(item), 0o755 if executable else 0o644))
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+    except _NOT_A_WHEEL as error:
         raise ImageError("wheel", f"{path.name} is damaged", got=str(error)) from error
 
 
 def _wheel_path(name: str) -> str:
     """``x-1.data/purelib/y`` installs as ``y`` (PyPA binary distribution format)."""
     parts = name.split("/")
-    return "/".join(parts[2:]) if parts[0].endswith(".data") and parts[1] in ("purelib", "platlib") else name
+    return "/".join(parts[2:]) if len(parts) > 2 and parts[0].endswith(".data") and parts[1] in ("purelib", "platlib") else name

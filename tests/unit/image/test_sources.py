@@ -6,6 +6,7 @@ import json
 import stat
 import struct
 import tarfile
+from dataclasses import replace
 
 import pytest
 
@@ -185,3 +186,96 @@ def test_an_opaque_whiteout_at_the_top_hides_all_below_it(shop, tmp_path):
     top = _tar((".wh..wh..opq", b"", {}), ("new", b"n", {}))
     _layout(tmp_path / "x", [LOWER, top])
     assert set(read_oci(Oci("x"), shop).tree) == {"new"}
+
+
+def test_exclude_leaves_no_empty_folders_but_those_that_were_meant(shop, tmp_path):
+    folder = {"type": tarfile.DIRTYPE, "mode": 0o755}
+    layer = _tar(
+        ("usr", None, folder), ("usr/share", None, folder), ("usr/share/doc", None, folder), ("usr/share/doc/x", b"x", {"mode": 0o4755}), ("usr/bin", None, folder), ("usr/bin/a", b"a", {}),
+        ("usr/bin/b", None, {"type": tarfile.LNKTYPE, "linkname": "usr/share/doc/x"}),
+        ("var", None, folder), ("var/empty", None, folder), ("dev", None, folder), ("dev/null", None, {"type": tarfile.CHRTYPE}),
+    )  # fmt: skip
+    (tmp_path / "r.tar").write_bytes(layer)
+    exclude = ("usr/share/doc/*", "dev/*")
+    image = read_rootfs(Rootfs("r.tar", exclude=exclude), shop)
+    assert set(image.tree) == {"usr", "usr/bin", "usr/bin/a", "usr/bin/b", "var", "var/empty", "dev"}
+    shop.spool.flush()
+    assert image.tree["usr/bin/b"].data == b"x", "a hard link keeps the content that its other name loses"
+    assert not any("setuid" in note for note in image.notes)
+    _layout(tmp_path / "x", [layer])
+    assert set(read_oci(Oci("x", exclude=exclude), shop).tree) == set(image.tree)
+    for path in ("root/usr/share/doc/x", "root/usr/bin/a", "root/var/empty/.keep"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(b"")
+    (tmp_path / "root/var/empty/.keep").unlink()
+    assert set(read_rootfs(Rootfs("root", exclude=exclude), shop).tree) == {"usr", "usr/bin", "usr/bin/a", "var", "var/empty"}
+
+
+def test_extended_attributes_are_told_or_refused_by_the_files_name(shop, tmp_path):
+    def with_attributes(*names):
+        return {"pax_headers": {name: "x" for name in names}}
+
+    layer = _tar(
+        ("ping", b"", with_attributes("SCHILY.xattr.security.capability")), ("shared", b"", with_attributes("SCHILY.xattr.system.posix_acl_access")),
+        ("a", b"", with_attributes("SCHILY.xattr.security.selinux")), ("b", b"", with_attributes("LIBARCHIVE.xattr.security.selinux")), ("hidden", b"", with_attributes("SCHILY.xattr.user.x")),
+    )  # fmt: skip
+    (tmp_path / "r.tar").write_bytes(layer)
+    notes = read_rootfs(Rootfs("r.tar", sha256=hashlib.sha256(layer).hexdigest(), exclude=("hidden",)), shop).notes
+    assert [note.split(":")[0] for note in notes] == [
+        "ping loses its file capabilities", "shared loses its access control list", "2 files lose the attribute security.selinux, a first",
+    ]  # fmt: skip
+    (tmp_path / "r.tar").write_bytes(
+        _tar(("etc", None, {"type": tarfile.DIRTYPE, **with_attributes("SCHILY.xattr.trusted.overlay.opaque")}))
+    )
+    with pytest.raises(ImageError) as caught:
+        read_rootfs(Rootfs("r.tar"), shop)
+    assert (caught.value.slug, "etc" in str(caught.value.got)) == ("overlay", True)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        {"manifests": [{"digest": "sha256:00", "platform": "linux", "annotations": ["x"]}]}, {"manifests": [{"platform": {"os": 1, "architecture": None}}]}, {"manifests": [1]}, {"manifests": {}}, {},
+        {"manifests": [{"annotations": {"org.opencontainers.image.ref.name": 7}}, {}]},
+    ],
+)  # fmt: skip
+def test_an_index_of_another_shape_is_our_error(shop, tmp_path, index):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/index.json").write_text(json.dumps(index))
+    with pytest.raises(ImageError):
+        read_oci(Oci("x", reference="y"), shop)
+    with pytest.raises(ImageError):
+        read_oci(Oci("x"), shop)
+
+
+@pytest.mark.parametrize("config", [{"Cmd": "sh"}, {"Entrypoint": {"a": 1}}, {"Env": ["A"]}, {"Env": {"A": "b"}}, {"User": 7}, [1]])
+def test_a_configuration_of_another_shape_is_our_error(shop, tmp_path, config):
+    _layout(tmp_path / "x", [LOWER], config)
+    with pytest.raises(ImageError) as caught:
+        read_oci(Oci("x"), shop)
+    assert caught.value.slug == "oci"
+
+
+def test_an_archive_that_is_cut_off_is_our_error(shop, tmp_path):
+    _layout(tmp_path / "x", [LOWER])
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        archive.add(tmp_path / "x", arcname=".")
+    whole = (tmp_path / "x.tar").read_bytes()
+    for length in (0, 100, len(whole) // 3, len(whole) // 2, len(whole) - 12_000):
+        (tmp_path / "x.tar").write_bytes(whole[:length])
+        with pytest.raises(ImageError):
+            read_oci(Oci("x.tar"), shop)
+
+
+def test_a_multi_architecture_index_gives_the_one_that_is_wanted(shop, tmp_path):
+    """Nested, as `docker buildx` writes it: index.json names one index, which names a manifest for each architecture."""
+    layouts = {name: _layout(tmp_path / "x", [_tar((name, b"", {}))], architecture=name) for name in ("amd64", "arm64")}
+    inner = {"manifests": [{"digest": digest, "platform": {"os": "linux", "architecture": name}} for name, digest in layouts.items()]}
+    data = json.dumps(inner).encode()
+    digest = hashlib.sha256(data).hexdigest()
+    (tmp_path / "x/blobs/sha256" / digest).write_bytes(data)
+    entry = {"digest": f"sha256:{digest}", "mediaType": "application/vnd.oci.image.index.v1+json"}
+    (tmp_path / "x/index.json").write_text(json.dumps({"manifests": [entry]}))
+    for arch, name in (("x86_64", "amd64"), ("aarch64", "arm64")):
+        assert set(read_oci(Oci("x", digest=f"sha256:{digest}"), replace(shop, arch=arch)).tree) == {name}
+        assert set(read_oci(Oci("x", digest=layouts[name]), replace(shop, arch=arch)).tree) == {name}

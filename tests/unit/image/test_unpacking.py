@@ -1,6 +1,9 @@
 """Archives that go into an image: what is refused, and that what is written is read."""
 
+import gzip
 import io
+import lzma
+import random
 import shutil
 import stat
 import subprocess
@@ -8,10 +11,13 @@ import tarfile
 import zipfile
 
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nitrokit.image import cpio
+from nitrokit.image import cpio, decompression, unpack
+from nitrokit.image.archive import entries
+from nitrokit.image.decompression import uncompressed
 from nitrokit.image.errors import ImageError
 from nitrokit.image.unpack import add, unpack_deb, unpack_wheel
 
@@ -106,3 +112,81 @@ def test_a_wheels_link_is_refused(tmp_path):
         archive.writestr(info, "/etc/passwd")
     with pytest.raises(ImageError):
         unpack_wheel(path, {}, "site")
+
+
+@pytest.mark.parametrize("number", [b"-0000001", b"0x000001", b" 0000001", b"0_000001", b"0000000g", "０".encode() + b"00000"])
+def test_a_cpio_header_holds_hexadecimal_digits_and_nothing_that_python_would_take_for_them(number):
+    archive = bytearray(cpio.write({"a": cpio.file(b"x")}))
+    archive[6 + 8 * 6 : 14 + 8 * 6] = number
+    for read in (cpio.read, entries):
+        with pytest.raises(ImageError):
+            list(read(bytes(archive)))
+
+
+def _wheel(path, files, method=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name), content, compress_type=method)
+    return path
+
+
+@pytest.mark.parametrize("damage", [(60, b"\xff" * 8), (0, b"PK\x03\x05")])
+def test_a_damaged_wheel_is_our_error(tmp_path, damage):
+    path = _wheel(tmp_path / "x-1-py3-none-any.whl", {"x/a.py": b"content " * 50})
+    data = bytearray(path.read_bytes())
+    data[damage[0] : damage[0] + len(damage[1])] = damage[1]
+    path.write_bytes(data)
+    with pytest.raises(ImageError):
+        unpack_wheel(path, {}, "site")
+
+
+def test_a_wheels_odd_names_are_our_error_or_a_file(tmp_path):
+    with pytest.raises(ImageError):
+        unpack_wheel(_wheel(tmp_path / "x-1-py3-none-any.whl", {"": b""}), {}, "site")
+    tree: dict[str, cpio.Node] = {}
+    unpack_wheel(_wheel(tmp_path / "y-1-py3-none-any.whl", {"y.data": b"", "y.data/purelib/z": b""}), tree, "site")
+    assert {path for path, node in tree.items() if stat.S_ISREG(node.mode)} == {"site/y.data", "site/z"}
+
+
+PACKERS = {"gzip": lambda data: gzip.compress(data, 9, mtime=0), "xz": lzma.compress, "zstd": lambda data: zstandard.compress(data, 19)}
+
+
+@pytest.mark.parametrize("packing", PACKERS)
+def test_compressed_streams_behind_each_other_are_one_and_a_cut_off_one_is_refused(packing):
+    pack, content = PACKERS[packing], random.Random(0).randbytes(300_000) + bytes(300_000)
+    with uncompressed(io.BytesIO(pack(content) * 2), "x") as contents:
+        assert contents.read_all() == content * 2
+    for cut in (1, 5, len(pack(content)) // 2):
+        with pytest.raises(ImageError) as caught, uncompressed(io.BytesIO(pack(content)[:-cut]), "x.tar") as contents:
+            contents.read_all()
+        assert (caught.value.code, "x.tar" in str(caught.value)) == ("image/damaged", True)
+
+
+@pytest.mark.parametrize("packing", PACKERS)
+def test_a_decompression_bomb_is_refused_by_its_name_before_it_is_whole(packing, tmp_path, monkeypatch):
+    monkeypatch.setattr(decompression, "_FREE", 1 << 20)
+    bomb = PACKERS[packing](bytes(64 << 20))
+    with pytest.raises(ImageError) as caught, uncompressed(io.BytesIO(bomb), "layer.tar.x") as contents:
+        contents.read_all()
+    assert caught.value.code == "image/bomb"
+    assert "layer.tar.x" in str(caught.value)
+    assert contents.size < 48 << 20
+
+
+def test_a_packages_and_a_wheels_bomb_are_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(decompression, "_FREE", 1 << 20)
+    monkeypatch.setattr(unpack, "MAX_UNPACKED", 32 << 20)
+    deb = tmp_path / "bomb_1_amd64.deb"
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:xz") as archive:
+        info = tarfile.TarInfo("./zeros")
+        info.size = 64 << 20
+        archive.addfile(info, io.BytesIO(bytes(info.size)))
+    packed = data.getvalue()
+    deb.write_bytes(b"!<arch>\n" + f"{'data.tar.xz':<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(packed):<10}`\n".encode() + packed)
+    wheel = _wheel(tmp_path / "bomb-1-py3-none-any.whl", {"zeros": bytes(64 << 20)})
+    for unpacking in (lambda: unpack_deb(deb, {}), lambda: unpack_wheel(wheel, {}, "site")):
+        with pytest.raises(ImageError) as caught:
+            unpacking()
+        assert caught.value.code == "image/bomb"
+        assert "bomb" in caught.value.what.split()[0]

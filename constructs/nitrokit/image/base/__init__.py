@@ -16,7 +16,7 @@ from nitrokit.image import cpio
 from nitrokit.image.architecture import here
 from nitrokit.image.bytecode import compile_modules
 from nitrokit.image.cpio import file, link
-from nitrokit.image.debian import LIBRARY, SITE, packages_tree, suite_python
+from nitrokit.image.debian import ETC, LIBRARY, SITE, packages_tree, suite_python
 from nitrokit.image.files import write_atomically
 from nitrokit.image.kernel import KernelBlobs
 from nitrokit.image.lock import read_package_lock
@@ -34,12 +34,6 @@ CLOSURE = (
 """What of nitrokit PID 1 is: an edit of anything else never moves PCR1. A test compares it with what init imports."""
 
 _INIT = b"#!/usr/bin/python3 -ISB\nimport sys\nsys.path[:0] = ['/usr/lib/nitrokit', '/usr/lib/nitrokit-site']\nfrom nitrokit.runtime.init import main\nmain()\n"
-_ETC = {
-    "passwd": b"root:x:0:0:root:/:/sbin/nologin\n",
-    "group": b"root:x:0:\n",
-    "nsswitch.conf": b"passwd: files\ngroup: files\nhosts: files\n",
-    "hostname": b"enclave\n",
-}
 
 
 @functools.cache
@@ -72,7 +66,7 @@ def bootstrap_tree(kernel: KernelBlobs, arch: str, *, cache: Path, progress: Cal
         add(tree, f"{LIBRARY}/nitrokit/{name}", file((package / name).read_bytes()))
     tree = compile_modules(tree, _folders(), work=cache, interpreter=interpreter(cache=cache, progress=progress))
     add_mount_points(tree)
-    for name, content in _ETC.items():
+    for name, content in ETC.items():
         add(tree, f"etc/{name}", file(content))
     tree["etc/hosts"] = link("/run/hosts")
     tree["init"] = file(_INIT, 0o755)

@@ -6,17 +6,18 @@ import hashlib
 import json
 import tarfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, cast
 
 from nitrokit.core.manifest import Oci
 from nitrokit.image.architecture import ARCHITECTURES
-from nitrokit.image.debian import excluder
+from nitrokit.image.decompression import uncompressed
 from nitrokit.image.errors import ImageError
+from nitrokit.image.exclude import excluder
 from nitrokit.image.sources import ImageConfig, SourceImage, Workshop
-from nitrokit.image.sources.layers import Layers, uncompressed
+from nitrokit.image.sources.layers import Layers
 
 _MAX_JSON = 4 << 20
 _MAX_DEPTH = 4
@@ -39,9 +40,10 @@ def read_layout(source: Oci, shop: Workshop) -> SourceImage:
         layers = Layers(shop.spool, excluder(source.exclude))
         for number, descriptor in enumerate(_list(manifest, "layers"), 1):
             shop.progress(f"layer {number} {str(descriptor.get('digest'))[:19]}…")
-            with blobs.open(descriptor) as file, uncompressed(file, str(descriptor.get("digest"))) as stream:
-                layers.apply(stream, str(descriptor.get("digest")))
-    return SourceImage(layers.tree, image_config(config), tuple(layers.notes))
+            with blobs.open(descriptor) as file, uncompressed(file, str(descriptor.get("digest"))) as contents:
+                layers.apply(contents, str(descriptor.get("digest")))
+    tree, lost = layers.result()
+    return SourceImage(tree, image_config(config), lost)
 
 
 def image_config(config: dict[str, Any]) -> ImageConfig:
@@ -49,13 +51,13 @@ def image_config(config: dict[str, Any]) -> ImageConfig:
     value = config.get("config") or {}
     try:
         pairs = dict(one.split("=", 1) for one in value.get("Env") or [])
-        entrypoint, command = tuple(value.get("Entrypoint") or ()), tuple(value.get("Cmd") or ())
-        texts = [*entrypoint, *command, *pairs.values(), value.get("WorkingDir") or "", value.get("User") or ""]
-        if not all(isinstance(text, str) and "\0" not in text for text in texts):
+        words = [value.get(name) or [] for name in ("Entrypoint", "Cmd")]
+        texts = [*words[0], *words[1], *pairs.values(), value.get("WorkingDir") or "", value.get("User") or ""]
+        if not all(isinstance(text, str) and "\0" not in text for text in texts) or not all(isinstance(one, list) for one in words):
             raise TypeError("not text")
     except (AttributeError, TypeError, ValueError) as error:
         raise ImageError("oci", "the image's configuration is malformed", got=str(error)[:120]) from error
-    return ImageConfig(entrypoint, command, value.get("WorkingDir") or "", value.get("User") or "", pairs)
+    return ImageConfig(tuple(words[0]), tuple(words[1]), value.get("WorkingDir") or "", value.get("User") or "", pairs)
 
 
 class _Blobs:
@@ -79,16 +81,11 @@ class _Blobs:
         if algorithm != "sha256" or len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
             raise ImageError("oci", f"{self.where} names a blob by something else than a SHA-256", got=str(descriptor.get("digest"))[:80])
         file = self.file(f"blobs/sha256/{digest}")
-        got = hashlib.sha256()
-        while chunk := file.read(_CHUNK):
-            got.update(chunk)
-        if got.hexdigest() != digest:
+        got = _sha256(file)
+        if got != digest:
             file.close()
             raise ImageError(
-                "oci-digest",
-                f"a blob of {self.where} is not what its name says",
-                got=f"sha256:{got.hexdigest()}",
-                expected=f"sha256:{digest}",
+                "oci-digest", f"a blob of {self.where} is not what its name says", got=f"sha256:{got}", expected=f"sha256:{digest}"
             )
         file.seek(0)
         return file
@@ -98,10 +95,19 @@ class _Blobs:
             return _json(file, self.where)
 
 
+def _sha256(file: IO[bytes]) -> str:
+    """What of a blob can be read: a cut-off archive gives another digest."""
+    got = hashlib.sha256()
+    with suppress(tarfile.ReadError):
+        while chunk := file.read(_CHUNK):
+            got.update(chunk)
+    return got.hexdigest()
+
+
 def _json(file: IO[bytes], where: str) -> dict[str, Any]:
     try:
         value = json.loads(file.read(_MAX_JSON))
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, tarfile.ReadError) as error:
         raise ImageError("oci", f"{where} has JSON that is damaged", got=str(error)[:120]) from error
     if not isinstance(value, dict):
         raise ImageError("oci", f"{where} has JSON of another form", got=type(value).__name__)
@@ -116,12 +122,12 @@ def _layout(path: Path) -> Iterator[_Blobs]:
         return
     try:
         archive = tarfile.open(path, mode="r:")
+        members = {member.name.removeprefix("./"): member for member in archive if member.isfile()}
     except (OSError, tarfile.TarError) as error:
         raise ImageError(
             "oci", f"cannot read {path}", got=str(error)[:160], expected="an OCI layout (a folder) or archive (a plain tar)"
         ) from error
     with archive:
-        members = {member.name.removeprefix("./"): member for member in archive if member.isfile()}
         yield _Blobs(lambda name: cast(IO[bytes], archive.extractfile(members[name])), path.name)
 
 
@@ -131,7 +137,7 @@ def _manifest(blobs: _Blobs, source: Oci, arch: str) -> dict[str, Any]:
         candidates = _list(_json(file, blobs.where), "manifests")
     if source.reference is not None:
         names = ("org.opencontainers.image.ref.name", "io.containerd.image.name")
-        candidates = [one for one in candidates if source.reference in [(one.get("annotations") or {}).get(name) for name in names]]
+        candidates = [one for one in candidates if source.reference in [_table(one, "annotations").get(name) for name in names]]
     if source.digest is not None and source.digest in [one.get("digest") for one in candidates]:
         candidates = [one for one in candidates if one.get("digest") == source.digest]
     pinned = source.digest is None
@@ -155,13 +161,13 @@ def _choose(candidates: list[dict[str, Any]], source: Oci, arch: str, where: str
     """The one for linux and our architecture; attestations that BuildKit adds (platform unknown) are none."""
     wanted = ("linux", ARCHITECTURES[arch].oci)
     platforms = [
-        (one.get("platform") or {}).get("os", "linux") + "/" + (one.get("platform") or {}).get("architecture", wanted[1])
-        for one in candidates
+        f"{platform.get('os', wanted[0])}/{platform.get('architecture', wanted[1])}"
+        for platform in (_table(one, "platform") for one in candidates)
     ]
     fitting = [one for one, platform in zip(candidates, platforms, strict=True) if platform == "/".join(wanted)]
     if len(fitting) == 1:
         return fitting[0]
-    names = [str((one.get("annotations") or {}).get("org.opencontainers.image.ref.name", one.get("digest"))) for one in candidates]
+    names = [str(_table(one, "annotations").get("org.opencontainers.image.ref.name", one.get("digest"))) for one in candidates]
     raise ImageError(
         "oci-choice",
         f"{where} has {len(fitting)} images that fit",
@@ -169,6 +175,12 @@ def _choose(candidates: list[dict[str, Any]], source: Oci, arch: str, where: str
         expected=f"one for {'/'.join(wanted)}" + (f" named {source.reference}" if source.reference else ""),
         do="name reference or digest in [oci], or arch in [enclave]",
     )
+
+
+def _table(value: dict[str, Any], key: str) -> dict[str, Any]:
+    """What stands there, where it is a table."""
+    table = value.get(key)
+    return table if isinstance(table, dict) else {}
 
 
 def _list(value: dict[str, Any], key: str) -> list[dict[str, Any]]:

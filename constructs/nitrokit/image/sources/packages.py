@@ -10,7 +10,7 @@ from nitrokit.core.manifest import App, Packages
 from nitrokit.image import base
 from nitrokit.image.bytecode import compile_modules
 from nitrokit.image.cpio import file
-from nitrokit.image.debian import LIBRARY, SITE, packages_tree, suite_python
+from nitrokit.image.debian import ETC, LIBRARY, SITE, packages_tree, suite_python
 from nitrokit.image.errors import LockError
 from nitrokit.image.lock import PACKAGES, read_package_lock
 from nitrokit.image.sources import ImageConfig, SourceImage, Workshop
@@ -28,10 +28,9 @@ APP_CLOSURE = (
 """What of nitrokit a Python app imports: clients of the endpoint that init keeps. A test compares it with what they import."""
 
 _ETC = {
-    "passwd": b"root:x:0:0:root:/:/sbin/nologin\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n",
-    "group": b"root:x:0:\nnogroup:x:65534:\n",
-    "nsswitch.conf": b"passwd: files\ngroup: files\nhosts: files\n",
-    "hostname": b"enclave\n",
+    **ETC,
+    "passwd": ETC["passwd"] + b"nobody:x:65534:65534:nobody:/:/sbin/nologin\n",
+    "group": ETC["group"] + b"nogroup:x:65534:\n",
 }
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/", "LANG": "C.UTF-8"}
 _PYTHON_ENVIRONMENT = {"PYTHONPATH": f"/{LIBRARY}:/{SITE}", "PYTHONDONTWRITEBYTECODE": "1"}

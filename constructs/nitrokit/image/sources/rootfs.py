@@ -9,11 +9,12 @@ from pathlib import Path
 
 from nitrokit.core.manifest import Rootfs
 from nitrokit.image.content import Stored
-from nitrokit.image.cpio import Node
-from nitrokit.image.debian import excluder, parents
+from nitrokit.image.cpio import Node, folder
+from nitrokit.image.decompression import uncompressed
 from nitrokit.image.errors import ImageError
+from nitrokit.image.exclude import excluder, without_excluded
 from nitrokit.image.sources import SourceImage, Workshop
-from nitrokit.image.sources.layers import Layers, uncompressed
+from nitrokit.image.sources.layers import Layers
 from nitrokit.image.unpack import Tree
 
 
@@ -31,9 +32,10 @@ def read_rootfs(source: Rootfs, shop: Workshop) -> SourceImage:
         raise ImageError("rootfs-digest", f"{source.path} is not the pinned archive", got=digest, expected=source.sha256)
     notes = [] if source.sha256 else [f"{source.path} is not pinned: name its sha256 in [rootfs]"]
     layers = Layers(shop.spool, excluder(source.exclude))
-    with path.open("rb") as file, uncompressed(file, source.path) as stream:
-        layers.apply(stream, source.path)
-    return SourceImage(layers.tree, notes=(*notes, *layers.notes))
+    with path.open("rb") as file, uncompressed(file, source.path) as contents:
+        layers.apply(contents, source.path)
+    tree, lost = layers.result()
+    return SourceImage(tree, notes=(*notes, *lost))
 
 
 def _folder_notes(source: Rootfs) -> tuple[str, ...]:
@@ -51,13 +53,16 @@ def _folder(root: Path, source: Rootfs) -> Tree:
     """Files of a folder belong to whoever unpacked it: owners become root, and of the mode the executable bit alone is taken, as version control keeps it."""
     tree: Tree = {}
     excluded = excluder(source.exclude)
-    for parent, folders, files in os.walk(root):
+    for parent, folders, files in os.walk(root, onerror=_unreadable):
         for name in [*folders, *files]:
             path = Path(parent) / name
             relative = path.relative_to(root).as_posix()
-            if not excluded(relative):
-                tree[relative] = _node(path, relative)
-    return {path: node for path, node in tree.items() if all(above in tree for above in parents(path))}
+            tree[relative] = folder() if excluded(relative) else _node(path, relative)
+    return without_excluded(tree, excluded)
+
+
+def _unreadable(error: OSError) -> None:
+    raise ImageError("rootfs", f"cannot read {error.filename}", got=str(error), expected="folders that this user may read") from error
 
 
 def _node(path: Path, relative: str) -> Node:
