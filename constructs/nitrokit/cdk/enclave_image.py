@@ -9,6 +9,7 @@ from aws_cdk import aws_s3_assets as s3_assets
 from constructs import Construct
 
 from nitrokit.core.eif import read_eif
+from nitrokit.core.hugepages import enclave_memory
 from nitrokit.core.manifest import Egress
 from nitrokit.core.measurements import Measurements
 from nitrokit.errors import NitrokitError
@@ -18,9 +19,6 @@ from nitrokit.image.explain import explain
 from nitrokit.image.fetch import cache_dir
 from nitrokit.image.kernel import find_kernel
 from nitrokit.image.lock import read_lock
-
-_MIB = 1 << 20
-_EIF_RATIO = 4  # nitro-cli demands it (aws-nitro-enclaves-cli:src/enclave_proc/resource_manager.rs, E26)
 
 
 class ImageDriftError(NitrokitError):
@@ -52,7 +50,7 @@ class EnclaveImage(Construct):
         self.eif = eif
         self.measurements = measurements
         self.cpu_count = cpu_count
-        self.memory_mib = memory_for(eif.stat().st_size, memory_mib)
+        self.memory_mib = enclave_memory(eif.stat().st_size, memory_mib)
         self.egress = egress
         self.asset = s3_assets.Asset(self, "Eif", path=str(eif))
 
@@ -105,20 +103,6 @@ class EnclaveImage(Construct):
                 "image", f"{path.name} does not measure as given", got="; ".join(map(str, differing)), expected="the given measurements"
             )
         return cls(scope, id, eif=path, measurements=measurements, name=name, cpu_count=cpu_count, memory_mib=memory_mib)
-
-
-def memory_for(eif_size: int, wanted_mib: int | None) -> int:
-    """MiB for one enclave: what is wanted, or four times the EIF; a multiple of 2 MiB pages, at least 64. Raises ImageDriftError when too little is wanted."""
-    needed = max(-(-eif_size // _MIB) * _EIF_RATIO, 64)
-    if wanted_mib is not None and wanted_mib < needed:
-        raise ImageDriftError(
-            "memory",
-            "memory_mib is less than the image needs",
-            got=wanted_mib,
-            expected=f"at least {needed} (four times the EIF)",
-            do="raise it in enclave.toml, or leave it out",
-        )
-    return -(-(wanted_mib or needed) // 2) * 2
 
 
 def _quiet(_: str) -> None:

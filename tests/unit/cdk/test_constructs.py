@@ -16,7 +16,7 @@ from nitrokit.cdk.attestation_monitor import AttestationMonitor
 from nitrokit.cdk.bundling import CLOSURE, bundle, lambda_folder
 from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
 from nitrokit.cdk.enclave_host import EnclaveHost
-from nitrokit.cdk.enclave_image import EnclaveImage, ImageDriftError, memory_for
+from nitrokit.cdk.enclave_image import EnclaveImage, ImageDriftError
 from nitrokit.cdk.enclave_key import EnclaveKey
 from nitrokit.core.attestation import TrustAnchor
 from nitrokit.core.key_policy import AccessRequest, evaluate
@@ -114,8 +114,8 @@ def test_another_trust_anchor_is_told(stack, measurements, tmp_path):
     app = cdk.App(outdir=str(tmp_path))
     other = Everything(app, "Other", stack.image.eif, measurements)
     AttestationMonitor(other, "Foreign", bootstrap=other.bootstrap, trust_anchor=TrustAnchor("mine", b"x"))
-    warnings = assertions.Annotations.from_stack(other).find_warning("*", assertions.Match.any_value())
-    assert any("@nitrokit/cdk:foreignTrustAnchor" in json.dumps(one.entry.data) for one in warnings)
+    told = assertions.Match.string_like_regexp("@nitrokit/cdk:foreignTrustAnchor")
+    assertions.Annotations.from_stack(other).has_warning("*", told)
 
 
 def test_an_eif_that_is_not_the_given_one_is_refused(stack, measurements):
@@ -131,20 +131,7 @@ def test_an_eif_that_is_not_the_given_one_is_refused(stack, measurements):
 def test_an_unsupported_instance_type_is_an_error(tmp_path):
     stack = cdk.Stack(cdk.App(outdir=str(tmp_path)), "S")
     EnclaveHost(stack, "Host", instance_type=ec2.InstanceType("t3.large"))
-    errors = assertions.Annotations.from_stack(stack).find_error("*", assertions.Match.any_value())
-    assert any("t3.large" in json.dumps(one.entry.data) for one in errors)
-
-
-@pytest.mark.parametrize(
-    ("size", "wanted", "expected"), [(1, None, 64), (54 << 20, None, 216), ((54 << 20) + 1, None, 220), (1 << 20, 65, 66)]
-)
-def test_memory_is_four_times_the_eif_in_whole_pages(size, wanted, expected):
-    assert memory_for(size, wanted) == expected
-
-
-def test_too_little_memory_is_refused():
-    with pytest.raises(ImageDriftError):
-        memory_for(100 << 20, 399)
+    assertions.Annotations.from_stack(stack).has_error("*", assertions.Match.string_like_regexp("t3.large"))
 
 
 def test_the_lambdas_closure_is_what_its_handler_imports():

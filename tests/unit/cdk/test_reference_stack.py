@@ -18,7 +18,7 @@ from nitrokit.cdk.attestation_monitor import AttestationMonitor
 from nitrokit.cdk.bundling import CLOSURE, BundlingError, bundle, lambda_folder
 from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
 from nitrokit.cdk.enclave_host import EnclaveHost
-from nitrokit.cdk.enclave_image import EnclaveImage, ImageDriftError, memory_for
+from nitrokit.cdk.enclave_image import EnclaveImage, ImageDriftError
 from nitrokit.cdk.enclave_key import EnclaveKey
 from nitrokit.core.attestation import AWS_NITRO_ROOT_G1, TrustAnchor
 from nitrokit.core.eif import read_eif, write_eif
@@ -124,7 +124,7 @@ def test_the_machine_image_has_the_instances_architecture(stack, kind, arm):
 @pytest.mark.parametrize("kind", ["t3.xlarge", "m6i.metal"])
 def test_a_type_without_enclaves_is_an_error(stack, kind):
     EnclaveHost(stack, "Host", instance_type=ec2.InstanceType(kind))
-    assert len(Annotations.from_stack(stack).find_error("*", Match.string_like_regexp("does not support Nitro Enclaves"))) == 1
+    Annotations.from_stack(stack).has_error("*", Match.string_like_regexp("does not support Nitro Enclaves"))
 
 
 # Permissions
@@ -289,7 +289,7 @@ def test_a_missing_verdict_is_an_alarm(whole):
 
 def test_a_foreign_trust_anchor_is_passed_on_with_a_warning(stack, eif, locked):
     _whole(stack, eif, locked, trust_anchor=TrustAnchor("local", AWS_NITRO_ROOT_G1.der + b"x"))
-    assert len(Annotations.from_stack(stack).find_warning("*", Match.string_like_regexp("not AWS's root"))) == 1
+    Annotations.from_stack(stack).has_warning("*", Match.string_like_regexp("not AWS's root"))
     assert "TRUST_ANCHOR" in _one(Template.from_stack(stack), "AWS::Lambda::Function")["Environment"]["Variables"]
 
 
@@ -354,19 +354,6 @@ def test_an_eif_that_is_not_what_the_lock_says_is_not_synthesised(stack, eif, lo
     assert "PCR2" in str(caught.value)
     assert "PCR1" not in str(caught.value)
     assert EnclaveImage.from_eif(stack, "Good", eif, name="hello", measurements=locked).memory_mib == 64
-
-
-@pytest.mark.parametrize(
-    ("size", "wanted", "memory"),
-    [(1, None, 64), (16 << 20, None, 64), ((16 << 20) + 1, None, 68), (52 << 20, 300, 300), (52 << 20, 301, 302), (52 << 20, 208, 208)],
-)
-def test_memory_is_four_times_the_image(size, wanted, memory):
-    assert memory_for(size, wanted) == memory
-
-
-def test_too_little_memory_is_refused():
-    with pytest.raises(ImageDriftError, match="less than the image needs"):
-        memory_for(52 << 20, 206)
 
 
 # The app
