@@ -47,7 +47,7 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Build, deploy, prove, check, counter-prove: the main job from source to a decrypted secret. Exit 0 only if every expectation held."""
-    from nitrokit.cli.report import print_report
+    from nitrokit.cli.demo_report import print_report
     from nitrokit.emulation.demo.deployment import Cdk
     from nitrokit.emulation.demo.images import prepare, require_image
     from nitrokit.emulation.demo.report import Report

@@ -1,5 +1,6 @@
 """KMS key policies bound to measurements: building them, evaluating any policy as KMS does, and finding the ways round the attestation."""
 
+from nitrokit.core.key_policy.compare import policy_differences
 from nitrokit.core.key_policy.document import PolicyError, Statement, parse_policy
 from nitrokit.core.key_policy.evaluate import AccessRequest, Decision, authorize, evaluate, evaluate_identity
 from nitrokit.core.key_policy.findings import Finding, Grant, analyze_key_policy
@@ -23,4 +24,5 @@ __all__ = [
     "evaluate",
     "evaluate_identity",
     "parse_policy",
+    "policy_differences",
 ]

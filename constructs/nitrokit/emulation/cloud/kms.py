@@ -153,7 +153,10 @@ class KmsFront:
         try:
             if key_id is None:
                 key_id = _deserialize_ciphertext_blob(base64.b64decode(request["CiphertextBlob"])).key_id
-            return backend.describe_key(backend.any_id_to_key_id(key_id))
+            key = backend.describe_key(backend.any_id_to_key_id(key_id))
+            if not isinstance(key.policy, str):
+                key.policy = json.dumps(key.policy)  # moto keeps CloudFormation's object, and later fails to parse it
+            return key
         except Exception as error:  # moto has several
             raise KmsError("NotFoundException", "the key does not exist, or the ciphertext is of none") from error
 

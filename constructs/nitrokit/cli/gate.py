@@ -1,0 +1,191 @@
+"""``nitrokit gate``: is what is built, synthesised, deployed and running what the lock says?"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nitrokit.cli.output import JsonOption, Steps
+from nitrokit.errors import EnvironmentProblem, UsageError
+
+if TYPE_CHECKING:
+    from nitrokit.gate.locks import LockedImage
+    from nitrokit.gate.report import Comparison, GateReport, Place
+
+_IMAGES = Path("enclave_images")
+
+
+def gate(
+    images: Annotated[
+        list[Path] | None, typer.Argument(help="Image folders. Default: those below enclave_images that have a lock.")
+    ] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Build each image from source, whatever the cache holds, and compare.")
+    ] = False,
+    reference: Annotated[
+        list[Path] | None, typer.Option("--reference", help="An EIF of the locked image: says which files a differing rebuild moved.")
+    ] = None,
+    templates: Annotated[Path | None, typer.Option("--templates", help="Compare the synthesised templates of this cdk.out.")] = None,
+    stack: Annotated[list[str] | None, typer.Option("--stack", help="Compare this deployed stack.")] = None,
+    key: Annotated[list[str] | None, typer.Option("--key", help="Compare this KMS key too: ARN, id or alias.")] = None,
+    only: Annotated[list[str] | None, typer.Option("--only", help="Of deployed stacks, only this place. May be repeated.")] = None,
+    region: Annotated[str | None, typer.Option("--region", help="The AWS Region. Default: the environment's.")] = None,
+    format_name: Annotated[str, typer.Option("--format", help="table, json, sarif, junit, github or markdown, on stdout.")] = "table",
+    output: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--output", help="Write the report to a file too: by suffix (.json .sarif .xml .md .txt), or FORMAT=FILE. May be repeated."
+        ),
+    ] = None,
+    iam_policy: Annotated[
+        bool, typer.Option("--iam-policy", help="Print the IAM policy that the gate needs, and do nothing else.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the lock with a rebuild, the templates, deployed keys, hosts and running enclaves (exit 1: drift; 3: something asked for was not reachable)."""
+    from nitrokit.gate.formats import FORMATS
+
+    if iam_policy:
+        print(json.dumps(_access(stack, region), indent=2))
+        return
+    shown = _format("json" if as_json else format_name)
+    targets = [_target(one) for one in output or []]
+    report = _run(images, rebuild, reference, templates, stack, key, only, region)
+    print(FORMATS[shown](report), end="")
+    for name, path in targets:
+        _write(path, FORMATS[name](report))
+    if report.exit_code:
+        raise typer.Exit(report.exit_code)
+
+
+def _run(
+    images: list[Path] | None,
+    rebuild: bool,
+    reference: list[Path] | None,
+    templates: Path | None,
+    stacks: list[str] | None,
+    keys: list[str] | None,
+    only: list[str] | None,
+    region: str | None,
+) -> GateReport:
+    from nitrokit.gate.locks import read_images
+    from nitrokit.gate.run import Plan, run_gate
+
+    if not (rebuild or templates or stacks or keys):
+        raise UsageError(
+            "nothing-asked",
+            "nothing to compare the lock with",
+            expected="--rebuild, --templates, --stack or --key",
+            do="name what to compare",
+        )
+    locked = read_images(images or _below(_IMAGES))
+    plan = Plan(
+        locked,
+        _rebuilder(reference or []) if rebuild else None,
+        templates,
+        stacks or [],
+        keys or [],
+        _places(only),
+        client=_client(region),
+    )
+    return run_gate(plan, datetime.now(UTC))
+
+
+def _below(folder: Path) -> list[Path]:
+    from nitrokit.image.lock import MEASUREMENTS
+
+    found = sorted(path.parent for path in folder.glob(f"*/{MEASUREMENTS}"))
+    if not found:
+        raise UsageError("no-image", f"no locked image below {folder}", expected="image folders", do="name them, or run `nitrokit lock`")
+    return found
+
+
+def _rebuilder(references: list[Path]) -> Callable[[LockedImage], Comparison]:
+    """Finds the kernel first: building one takes minutes, and is told."""
+    from nitrokit.gate.rebuild import Workshop, compare_rebuild
+    from nitrokit.image.fetch import cache_dir
+    from nitrokit.image.kernel import find_kernel
+
+    steps, cache = Steps(), cache_dir(os.environ)
+    with steps.step("kernel"):
+        kernel = find_kernel(os.environ, cache, steps.note)
+
+    def compare(image: LockedImage) -> Comparison:
+        with steps.step(f"rebuild {image.folder}"):
+            return compare_rebuild(image, Workshop(kernel, cache, steps.note, references))
+
+    return compare
+
+
+def _places(only: list[str] | None) -> list[Place]:
+    from nitrokit.gate.run import DEPLOYED
+
+    names = {str(place): place for place in DEPLOYED}
+    if unknown := [one for one in only or [] if one not in names]:
+        raise UsageError("bad-place", "no such place", got=unknown[0], expected=", ".join(names))
+    return [names[one] for one in only] if only else list(DEPLOYED)
+
+
+def _client(region: str | None) -> Callable[[str], Any]:
+    """boto3's clients, each made once, when it is first needed. A throttled call is tried again."""
+    made: dict[str, Any] = {}
+
+    def client(service: str) -> Any:
+        if service not in made:
+            import boto3
+            from botocore.config import Config
+            from botocore.exceptions import BotoCoreError
+
+            try:
+                made[service] = boto3.client(service, region_name=region, config=Config(retries={"mode": "adaptive", "max_attempts": 8}))
+            except (BotoCoreError, ValueError) as error:  # an empty region makes an impossible endpoint
+                raise EnvironmentProblem(
+                    "no-aws", "AWS cannot be asked", got=str(error), do="set region and credentials, or name --region"
+                ) from error
+        return made[service]
+
+    return client
+
+
+def _format(name: str) -> str:
+    from nitrokit.gate.formats import FORMATS
+
+    if name not in FORMATS:
+        raise UsageError("bad-format", "no such format", got=name, expected=", ".join(FORMATS))
+    return name
+
+
+def _target(text: str) -> tuple[str, Path]:
+    """FORMAT=FILE, or a file whose suffix tells the format."""
+    from nitrokit.gate.formats import FORMATS, SUFFIXES
+
+    name, equals, path = text.partition("=")
+    if equals and name in FORMATS:
+        return name, Path(path)
+    suffix = Path(text).suffix
+    if suffix not in SUFFIXES:
+        raise UsageError(
+            "bad-format", "the file's name does not tell a format", got=text, expected=f"{', '.join(SUFFIXES)}, or FORMAT=FILE"
+        )
+    return SUFFIXES[suffix], Path(text)
+
+
+def _write(path: Path, text: str) -> None:
+    from nitrokit.image.files import write_atomically
+
+    try:
+        write_atomically(path, [text.encode()])
+    except OSError as error:
+        raise UsageError("unwritable-file", f"cannot write {path}", got=str(error), do="check the path") from error
+
+
+def _access(stacks: list[str] | None, region: str | None) -> dict[str, Any]:
+    from nitrokit.gate.access import access_policy
+
+    return access_policy(stack=stacks[0] if stacks and len(stacks) == 1 else "*", region=region or "*")

@@ -1,0 +1,30 @@
+"""The report in the forms that people and pipelines read. Each format is a function from a report to a text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+
+from nitrokit.gate.formats.github import render_github
+from nitrokit.gate.formats.junit import render_junit
+from nitrokit.gate.formats.markdown import render_markdown
+from nitrokit.gate.formats.sarif import render_sarif
+from nitrokit.gate.formats.table import render_table
+from nitrokit.gate.report import GateReport
+
+
+def render_json(report: GateReport) -> str:
+    """The report whole."""
+    return json.dumps(report.as_dict(), indent=2) + "\n"
+
+
+FORMATS: Mapping[str, Callable[[GateReport], str]] = {
+    "table": render_table,
+    "json": render_json,
+    "sarif": render_sarif,
+    "junit": render_junit,
+    "github": render_github,
+    "markdown": render_markdown,
+}
+SUFFIXES = {".txt": "table", ".json": "json", ".sarif": "sarif", ".xml": "junit", ".md": "markdown"}
+"""A file's suffix → the format that is written into it."""

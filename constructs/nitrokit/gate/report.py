@@ -1,0 +1,138 @@
+"""What the gate found: one comparison for each thing looked at, and the verdict of them all."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from nitrokit.gate.rules import RULES, Rule
+
+
+class Place(StrEnum):
+    """What is compared with the lock."""
+
+    LOCK = "lock"
+    REBUILD = "rebuild"
+    TEMPLATE = "template"
+    KEY = "key"
+    HOST = "host"
+    ENCLAVE = "enclave"
+
+
+class Outcome(StrEnum):
+    """``PLANNED``: a rollover that the lock announces, with its date. ``UNREACHABLE``: asked for, and not compared."""
+
+    AGREES = "agrees"
+    PLANNED = "planned"
+    UNREACHABLE = "unreachable"
+    DRIFT = "drift"
+
+
+_BY_RULE = {"agrees": Outcome.AGREES, "planned-rollover": Outcome.PLANNED, "unreachable": Outcome.UNREACHABLE}
+
+
+_NOT_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]+")
+
+
+def one_line(text: str) -> str:
+    """A text without what moves cursors, ends lines, turns the direction of writing or cannot be encoded: hosts and policies may hold it, and every format prints it."""
+    return _NOT_TEXT.sub("\ufffd", text)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One thing compared with the lock. ``subject``: what; ``reason``: one sentence; ``details``: what differs, line by line; ``image``: whose lock; ``path``: the file that a reader should look at;
+    ``until``: the date of a planned rollover; ``evidence``: a running enclave's document, told for people.
+    """
+
+    place: Place
+    subject: str
+    rule_id: str
+    reason: str
+    image: str | None = None
+    details: tuple[str, ...] = ()
+    path: str | None = None
+    until: datetime | None = None
+    evidence: Mapping[str, Any] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "subject", one_line(self.subject))
+        object.__setattr__(self, "reason", one_line(self.reason))
+        object.__setattr__(self, "details", tuple(map(one_line, self.details)))
+
+    @property
+    def rule(self) -> Rule:
+        return RULES[self.rule_id]
+
+    @property
+    def outcome(self) -> Outcome:
+        return _BY_RULE.get(self.rule_id, Outcome.DRIFT)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "place": str(self.place),
+            "subject": self.subject,
+            "image": self.image,
+            "outcome": str(self.outcome),
+            "rule": self.rule_id,
+            "reason": self.reason,
+            "details": list(self.details),
+            "who": self.rule.who or None,
+            "fix": self.rule.fix or None,
+            "path": self.path,
+            "until": self.until.isoformat() if self.until else None,
+            "evidence": dict(self.evidence) if self.evidence else None,
+        }
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """All comparisons. ``images``: name → the lock, as it stands in measurements.json."""
+
+    time: datetime
+    images: Mapping[str, Any]
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def verdict(self) -> str:
+        """PASS, FAIL (drift), or UNREACHABLE: no drift was seen, but not all that was asked for was compared."""
+        outcomes = {one.outcome for one in self.comparisons}
+        if Outcome.DRIFT in outcomes:
+            return "FAIL"
+        return "UNREACHABLE" if Outcome.UNREACHABLE in outcomes or not outcomes else "PASS"
+
+    @property
+    def exit_code(self) -> int:
+        return {"PASS": 0, "FAIL": 1, "UNREACHABLE": 3}[self.verdict]
+
+    def counts(self) -> dict[str, int]:
+        """Outcome → how many, all four named."""
+        found = Counter(one.outcome for one in self.comparisons)
+        return {str(outcome): found[outcome] for outcome in Outcome}
+
+    def worst_first(self) -> list[Comparison]:
+        """Drift, then what was unreachable, then rollovers, then what agrees; each in the order it was found."""
+        order = list(Outcome)
+        return sorted(self.comparisons, key=lambda one: -order.index(one.outcome))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "verdict": self.verdict,
+            "time": self.time.isoformat(),
+            "counts": self.counts(),
+            "images": dict(self.images),
+            "comparisons": [one.as_dict() for one in self.comparisons],
+        }
+
+
+def headline(report: GateReport) -> str:
+    """The verdict in one line."""
+    counts = ", ".join(f"{number} {name}" for name, number in report.counts().items() if number)
+    return f"{report.verdict}  {counts or 'nothing was compared'}"

@@ -1,0 +1,93 @@
+"""``nitrokit gate`` as a user meets it: exit codes, files, wrong words."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nitrokit.gate.access import access_policy
+
+from .conftest import NEW, OLD, locked
+
+ROOT = Path(__file__).parents[3]
+
+
+def run(*arguments, cwd=ROOT, **environment):
+    done = subprocess.run(
+        [sys.executable, "-m", "nitrokit.cli", "gate", *map(str, arguments)],
+        capture_output=True, text=True, check=False, cwd=cwd, env={**os.environ, "AWS_EC2_METADATA_DISABLED": "true", **environment}, timeout=120,
+    )  # fmt: skip
+    assert "Traceback" not in done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture
+def image(tmp_path):
+    folder = tmp_path / "enclave_images" / "hello"
+    folder.mkdir(parents=True)
+    (folder / "enclave.toml").write_text('[enclave]\nname = "hello"\narch = "x86_64"\n[eif]\npath = "x.eif"\n')
+    (folder / "measurements.json").write_text(locked().values.to_json())
+    (folder / "image.lock.json").write_text('{"sections": {}}')
+    return folder
+
+
+def _template(folder, measurements):
+    value = json.dumps([{f"PCR{index}": value.hex() for index, value in measurements.pcrs().items()}])
+    resources = {"F": {"Type": "AWS::Lambda::Function", "Properties": {"Environment": {"Variables": {"MEASUREMENTS": value}}}}}
+    (folder / "S.template.json").write_text(json.dumps({"Resources": resources}))
+    return folder
+
+
+def test_agreement_drift_and_absence_have_their_exit_codes_and_files(image, tmp_path):
+    same = run("--templates", _template(tmp_path, NEW), cwd=tmp_path)
+    assert (same.returncode, same.stdout.splitlines()[0]) == (0, "PASS  2 agrees")
+    summary = tmp_path / "summary"
+    drift = run(
+        image, "--templates", _template(tmp_path, OLD), "--output", tmp_path / "o/gate.sarif", "--output", tmp_path / "gate.xml",
+        "--output", f"markdown={summary}", "--format", "github", cwd=tmp_path,
+    )  # fmt: skip
+    assert (drift.returncode, drift.stdout.startswith("::error file=")) == (1, True), drift.stderr
+    assert json.loads((tmp_path / "o/gate.sarif").read_text())["runs"][0]["results"][0]["ruleId"] == "unknown-set"
+    assert (tmp_path / "gate.xml").read_text().startswith("<?xml")
+    assert summary.read_text().startswith("### nitrokit gate: FAIL")
+    absent = run(image, "--templates", tmp_path / "nowhere", "--json")
+    assert (absent.returncode, json.loads(absent.stdout)["verdict"]) == (3, "UNREACHABLE")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([], 2, "usage/nothing-asked"), (["docs", "--templates", "x"], 2, "lock/missing"), (["--templates", "x", "--format", "x"], 2, "usage/bad-format"),
+        (["--templates", "x", "--output", "x.pdf"], 2, "usage/bad-format"), (["--templates", "x", "--output", "json=/proc/x/y"], 2, "usage/unwritable-file"),
+        (["--stack", "x", "--only", "moon"], 2, "usage/bad-place"),
+    ],
+)  # fmt: skip
+def test_wrong_words_are_told(arguments, code, words):
+    done = run(*arguments)
+    assert (done.returncode, words in done.stderr) == (code, True), done.stderr
+
+
+def test_without_locks_or_without_aws_it_says_so(tmp_path, image):
+    assert "usage/no-image" in run("--templates", "x", cwd=tmp_path.parent).stderr
+    nowhere = {"AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null", "AWS_DEFAULT_REGION": "", "AWS_REGION": ""}
+    done = run(image, "--key", "alias/x", **nowhere)
+    assert (done.returncode, "environment/no-aws" in done.stderr) == (3, True), done.stderr
+    unanswered = run(image, "--key", "alias/x", "--stack", "s", "--region", "us-east-1", "--json", **nowhere)
+    assert unanswered.returncode == 3
+    assert {one["rule"] for one in json.loads(unanswered.stdout)["comparisons"]} == {"agrees", "unreachable"}
+
+
+def test_the_printed_policy_names_real_actions_and_only_reads():
+    printed = json.loads(run("--iam-policy", "--stack", "Hello", "--region", "eu-west-1").stdout)
+    assert printed == access_policy(stack="Hello", region="eu-west-1")
+    import botocore.loaders
+
+    loader = botocore.loaders.Loader()
+    for statement in printed["Statement"]:
+        for action in statement["Action"]:
+            service, _, name = action.partition(":")
+            assert name in loader.load_service_model(service, "service-2")["operations"], action
+            assert name.startswith(("Describe", "Get", "List")) or action == "ssm:SendCommand"

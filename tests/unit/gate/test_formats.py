@@ -1,0 +1,142 @@
+"""The forms of a report, each read by something that others wrote; hostile strings stay text in all of them."""
+
+import io
+import json
+import re
+from datetime import timedelta
+from pathlib import Path
+
+import jsonschema
+import junitparser
+import pytest
+
+from nitrokit.gate.formats import FORMATS, SUFFIXES
+from nitrokit.gate.report import Comparison, GateReport, Place
+from nitrokit.gate.rules import RULES
+
+from .conftest import NOW
+
+SCHEMA = Path(__file__).parents[3] / "node_modules/@microsoft/jest-sarif/lib/schemas/sarif-2.1.0-rtm.5.json"
+HOSTILE = "<script>alert(1)</script> | a `b` \x1b[2J\x00\n::error::x %0A ]]> & \u202e \ud800 @team [l](javascript:1)"
+
+
+def _one(place, rule, **more):
+    return Comparison(place, more.pop("subject", "i-0123/hello"), rule, more.pop("reason", "because"), **more)
+
+
+REPORT = GateReport(
+    NOW,
+    {"hello": {"Measurements": {}}},
+    (
+        _one(Place.LOCK, "agrees", image="hello"),
+        _one(
+            Place.REBUILD,
+            "rebuild-differs",
+            path="enclave_images/hello/measurements.json",
+            details=("PCR0 locked a got b", "ramdisk1: mode x"),
+        ),
+        _one(Place.KEY, "planned-rollover", until=NOW + timedelta(days=3)),
+        _one(Place.ENCLAVE, "unreachable"),
+    ),
+)
+FINE = GateReport(NOW, {}, REPORT.comparisons[:1])
+WILD = GateReport(
+    NOW, {HOSTILE: HOSTILE}, tuple(_one(Place.HOST, rule, subject=HOSTILE, reason=HOSTILE, details=(HOSTILE,) * 60) for rule in RULES)
+)
+
+
+@pytest.mark.parametrize(
+    ("rules", "verdict", "code"),
+    [
+        (["agrees"], "PASS", 0), (["agrees", "planned-rollover"], "PASS", 0), (["agrees", "unreachable"], "UNREACHABLE", 3), (["unreachable", "unknown-set"], "FAIL", 1),
+        (["set-past-date"], "FAIL", 1), ([], "UNREACHABLE", 3),
+    ],
+)  # fmt: skip
+def test_the_verdict(rules, verdict, code):
+    report = GateReport(NOW, {}, tuple(_one(Place.KEY, rule) for rule in rules))
+    assert (report.verdict, report.exit_code) == (verdict, code)
+
+
+@pytest.mark.parametrize("report", [REPORT, FINE, WILD])
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_every_format_renders_every_report_and_can_be_written(name, report):
+    assert FORMATS[name](report).encode("utf-8", "strict").endswith(b"\n")
+
+
+@pytest.mark.skipif(not SCHEMA.exists(), reason="the SARIF schema comes with node_modules: make setup")
+@pytest.mark.parametrize("report", [REPORT, FINE, WILD])
+def test_sarif_is_valid_by_its_published_schema(report):
+    log = json.loads(FORMATS["sarif"](report))
+    jsonschema.Draft7Validator(json.loads(SCHEMA.read_text())).validate(log)
+    (run,) = log["runs"]
+    for result in run["results"]:
+        assert run["tool"]["driver"]["rules"][result["ruleIndex"]]["id"] == result["ruleId"]
+
+
+def test_sarif_names_the_file_and_the_same_drift_is_the_same_alert():
+    (run,) = json.loads(FORMATS["sarif"](REPORT))["runs"]
+    assert [result["level"] for result in run["results"]] == ["error", "warning", "note"]
+    assert run["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "enclave_images/hello/measurements.json"
+    assert run["invocations"][0]["executionSuccessful"] is False
+    later = GateReport(NOW + timedelta(days=1), {}, REPORT.comparisons)
+    prints = [
+        [one["partialFingerprints"] for one in json.loads(FORMATS["sarif"](report))["runs"][0]["results"]] for report in (REPORT, later)
+    ]
+    assert prints[0] == prints[1]
+    assert len({json.dumps(one) for one in prints[0]}) == 3
+
+
+def test_junit_is_read_by_junitparser_with_its_counts():
+    xml = junitparser.JUnitXml.fromfile(io.BytesIO(FORMATS["junit"](REPORT).encode()))
+    assert (xml.tests, xml.failures, xml.errors) == (4, 1, 1)
+    assert {suite.name: len(suite) for suite in xml} == {"lock": 1, "rebuild": 1, "key": 1, "enclave": 1}
+    (case,) = next(suite for suite in xml if suite.name == "rebuild")
+    assert isinstance(case.result[0], junitparser.Failure)
+    assert "ramdisk1: mode x" in case.result[0].text
+    wild = junitparser.JUnitXml.fromfile(io.BytesIO(FORMATS["junit"](WILD).encode()))
+    assert wild.tests == len(RULES)
+
+
+def test_annotations_are_one_command_a_line_whatever_a_host_says():
+    lines = FORMATS["github"](REPORT).splitlines()
+    assert lines[0].startswith("::error file=enclave_images/hello/measurements.json,line=1,title=")
+    assert [line.split(" ")[0] for line in lines[:3]] == ["::error", "::error", "::notice"]
+    wild = FORMATS["github"](WILD).split("\n")[:-1]
+    assert len(wild) == len(RULES) - 1 + 1
+    assert all(re.match(r"::(error|notice) [^:\n]*::", line) for line in wild[:-1])
+    assert not wild[-1].startswith("::")
+
+
+def test_the_summary_holds_its_table_together():
+    text = FORMATS["markdown"](WILD)
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in rows} == {6}
+    assert "<script" not in text
+    assert "@team" not in text
+    assert "](javascript" not in text
+    fleet = GateReport(NOW, {}, REPORT.comparisons[:1] * 400 + REPORT.comparisons)
+    cut = FORMATS["markdown"](fleet)
+    assert "354 more rows" in cut
+    assert "rebuild-differs" not in cut
+    assert "the source does not build what is locked" in cut
+
+
+def test_the_table_moves_no_cursor_and_says_who_can_mend_it():
+    assert "\x1b" not in FORMATS["table"](WILD)
+    text = FORMATS["table"](REPORT)
+    assert text.startswith("FAIL  1 agrees, 1 planned, 1 unreachable, 1 drift")
+    assert "image's maintainer can mend it: find out what changed" in text
+    assert text.index("✗") < text.index("?") < text.index("~") < text.index("✓")
+
+
+def test_every_rule_stands_in_the_docs_as_the_source_has_it():
+    page = (Path(__file__).parents[3] / "docs" / "gate.md").read_text()
+    for rule in RULES.values():
+        assert f"| `{rule.id}` | {rule.title} | {rule.who or '–'} | {rule.fix or '–'} |" in page
+
+
+def test_json_has_everything():
+    value = json.loads(FORMATS["json"](REPORT))
+    assert (value["verdict"], value["counts"]) == ("FAIL", {"agrees": 1, "planned": 1, "unreachable": 1, "drift": 1})
+    assert value["comparisons"][1]["who"] == "image's maintainer"
+    assert set(SUFFIXES.values()) < set(FORMATS)
