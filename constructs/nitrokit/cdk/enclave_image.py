@@ -12,6 +12,7 @@ from nitrokit.core.eif import read_eif
 from nitrokit.core.hugepages import enclave_memory
 from nitrokit.core.manifest import Egress
 from nitrokit.core.measurements import Measurements
+from nitrokit.core.reference_values import ReferenceValues
 from nitrokit.errors import NitrokitError
 from nitrokit.image.build import read_manifest
 from nitrokit.image.cached import build_cached
@@ -30,7 +31,7 @@ class ImageDriftError(NitrokitError):
 class EnclaveImage(Construct):
     """An enclave image. Use ``from_directory`` or ``from_eif``.
 
-    ``measurements``: the locked set; ``asset``: the EIF in S3; ``cpu_count`` and ``memory_mib``: what one enclave of it needs.
+    ``reference_values``: the lock, with what retires in a rollover; ``measurements``: its current set; ``asset``: the EIF in S3; ``cpu_count`` and ``memory_mib``: what one enclave of it needs.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class EnclaveImage(Construct):
         id: str,
         *,
         eif: Path,
-        measurements: Measurements,
+        measurements: Measurements | ReferenceValues,
         name: str,
         cpu_count: int = 2,
         memory_mib: int | None = None,
@@ -48,11 +49,16 @@ class EnclaveImage(Construct):
         super().__init__(scope, id)
         self.name = name
         self.eif = eif
-        self.measurements = measurements
+        self.reference_values = _lock_of(measurements)
         self.cpu_count = cpu_count
         self.memory_mib = enclave_memory(eif.stat().st_size, memory_mib)
         self.egress = egress
         self.asset = s3_assets.Asset(self, "Eif", path=str(eif))
+
+    @property
+    def measurements(self) -> Measurements:
+        """What the EIF measures: the lock's current set."""
+        return self.reference_values.current
 
     @classmethod
     def from_directory(cls, scope: Construct, id: str, directory: str | Path) -> EnclaveImage:
@@ -75,7 +81,7 @@ class EnclaveImage(Construct):
             scope,
             id,
             eif=built.eif,
-            measurements=lock.measurements,
+            measurements=lock.reference_values,
             name=manifest.name,
             cpu_count=manifest.cpu_count,
             memory_mib=manifest.memory_mib,
@@ -90,19 +96,23 @@ class EnclaveImage(Construct):
         eif: str | Path,
         *,
         name: str,
-        measurements: Measurements,
+        measurements: Measurements | ReferenceValues,
         cpu_count: int = 2,
         memory_mib: int | None = None,
     ) -> EnclaveImage:
-        """An EIF built elsewhere. It is measured here and must be what ``measurements`` says. Raises EifError, ImageDriftError."""
+        """An EIF built elsewhere. It is measured here and must be what ``measurements``, one set or a whole lock, says is current. Raises EifError, ImageDriftError."""
         path = Path(eif)
         with path.open("rb") as file:
-            differing = measurements.differences(read_eif(file).measurements)
+            differing = _lock_of(measurements).current.differences(read_eif(file).measurements)
         if differing:
             raise ImageDriftError(
                 "image", f"{path.name} does not measure as given", got="; ".join(map(str, differing)), expected="the given measurements"
             )
         return cls(scope, id, eif=path, measurements=measurements, name=name, cpu_count=cpu_count, memory_mib=memory_mib)
+
+
+def _lock_of(measurements: Measurements | ReferenceValues) -> ReferenceValues:
+    return measurements if isinstance(measurements, ReferenceValues) else ReferenceValues(measurements)
 
 
 def _quiet(_: str) -> None:

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Any
 
-from aws_cdk import Aws, CfnDeletionPolicy
+import jsii
+from aws_cdk import Acknowledgment, Aws, CfnDeletionPolicy, Fn, IStableAnyProducer, Lazy, Stack, Token, Validations
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
-from constructs import Construct
+from constructs import Construct, IValidation
 
-from nitrokit.cdk.enclave_image import EnclaveImage
-from nitrokit.core.key_policy import build_key_policy
+from nitrokit.cdk.attested_key import AttestedKey, ImportedKey
+from nitrokit.cdk.enclave_key_grants import EnclaveKeyGrants, KeyPolicy, MeasuredImage
+from nitrokit.core.key_policy import Finding, PolicyError, Severity, analyze_key_policy, check_size
+from nitrokit.core.key_policy.intrinsics import Environment, concrete, longest
+
+_KEY_ARN = re.compile(r"arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/[0-9a-f-]+")
 
 
-class EnclaveKey(Construct):
-    """A symmetric KMS key whose policy takes its PCR conditions from images' locks.
+class EnclaveKey(AttestedKey):
+    """A symmetric KMS key whose policy takes its PCR conditions from images' locks. Raises PolicyError where the policy would not hold what it promises.
 
-    - ``images``: enclaves of any of these may decrypt (one statement each). At least one.
-    - ``host_role``: the role of the parent instances; nobody else's credentials work, attested or not.
-    - ``data_owners``: ARNs that may encrypt, from any account. Default: none.
-    - ``sealed``: nobody may ever change the policy, not even the account's root. Default True; a new image then needs a new key. When False, ``administrator_arn`` must be named
-      and alone may change it: whoever that is could open everything.
+    - ``images``: enclaves of any of these may decrypt on ``host_role``: one statement for each set of measurements, those that retire in a rollover with their date. Default: none
+      yet; ``key.grants.decrypt(role, image)`` adds more. A key without any does not synthesise.
+    - ``host_role``: the role of the parent instances; nobody else's credentials work, attested or not. Needed with ``images``.
+    - ``attest_host_role``: the document must also prove that the parent has this role (PCR3). Default False: whoever has the role's credentials may carry the document of an
+      accepted enclave that runs elsewhere, and still learns nothing, since the answer is encrypted for the enclave. The role needs a name, or a small Lambda measures its ARN.
+    - ``data_owners``: ARNs that may encrypt, from any account (their own account must allow it too). Default: none; ``key.grants.encrypt(owner)`` adds more.
+    - ``sealed``: nobody may ever change the policy or move an alias, not even the account's root. Default True; a rollover then needs a new key. When False, ``administrator_arn``
+      must be named and alone may change it: whoever that is could open everything. For changes by ``cdk deploy`` it is ``EnclaveKey.deployment_role_arn(self)``.
+    - ``multi_region``: refused. Policy, grants and aliases of a replica are its own; create an EnclaveKey in each Region.
+    - ``description``: default: names the images.
     - The key stays when the stack goes (deletion would destroy data), and rotates every year.
     """
 
@@ -29,39 +41,160 @@ class EnclaveKey(Construct):
         scope: Construct,
         id: str,
         *,
-        images: Sequence[EnclaveImage],
-        host_role: iam.IRole,
+        images: Sequence[MeasuredImage] | None = None,
+        host_role: iam.IRole | None = None,
+        attest_host_role: bool = False,
         data_owners: Sequence[str] = (),
         sealed: bool = True,
         administrator_arn: str | None = None,
+        multi_region: bool = False,
         description: str | None = None,
     ) -> None:
         super().__init__(scope, id)
-        policy = build_key_policy(
-            measurements=[image.measurements for image in images],
-            host_role_arn=host_role.role_arn,
-            account=Aws.ACCOUNT_ID,
-            partition=Aws.PARTITION,
-            data_owner_arns=data_owners,
-            administrator_arn=administrator_arn,
-            sealed=sealed,
-        )
+        _check(images, host_role, sealed, administrator_arn, multi_region)
+        self._policy = KeyPolicy(Aws.ACCOUNT_ID, Aws.PARTITION, administrator_arn, sealed)
+        names = ", ".join(image.name for image in images or ())
         self._key = kms.CfnKey(
             self,
             "Resource",
-            key_policy=policy,
-            description=description or f"Opens for the attested enclaves {', '.join(image.name for image in images)} alone",
+            key_policy=Lazy.any(_Producer(self._policy)),
+            description=description or f"Opens for the attested enclaves {names} alone".replace("  ", " "),
             enable_key_rotation=True,
-            # The check wants the caller to be able to change the policy again, which is what sealing rules out.
-            bypass_policy_lockout_safety_check=sealed,
+            # The check wants the caller to be able to change the policy again, which nobody is, or somebody else.
+            bypass_policy_lockout_safety_check=sealed or not self._is_deployment_role(administrator_arn),
         )
         self._key.cfn_options.deletion_policy = CfnDeletionPolicy.RETAIN
         self._key.cfn_options.update_replace_policy = CfnDeletionPolicy.RETAIN
+        if not sealed:
+            reason = f"sealed=False: {administrator_arn} alone may change the policy, knowingly"
+            Validations.of(self._key).acknowledge(Acknowledgment(id="nitrokit/policy-change", reason=reason))
+        if images and host_role:
+            self.grants.decrypt(host_role, *images, attest_role=attest_host_role)
+        for owner in data_owners:
+            self.grants.encrypt(iam.ArnPrincipal(owner))
+        self.node.add_validation(_Check(self))
+
+    @classmethod
+    def from_key_arn(cls, scope: Construct, id: str, key_arn: str) -> ImportedEnclaveKey:
+        """A key that another stack owns, by its ARN. Raises PolicyError for another ARN, an alias's (it is no name in a policy, and may be moved) or a multi-Region key's."""
+        if not Token.is_unresolved(key_arn):
+            _check_arn(key_arn)
+        return ImportedEnclaveKey(scope, id, key_arn=key_arn, key_id=Fn.select(1, Fn.split("/", key_arn)))
+
+    @staticmethod
+    def deployment_role_arn(scope: Construct) -> str:
+        """The role under which CloudFormation deploys the stack (modern bootstrap): the administrator of keys whose policy ``cdk deploy`` shall change. Raises PolicyError."""
+        arn = getattr(Stack.of(scope).synthesizer, "cloud_formation_execution_role_arn", None)
+        if arn is None:
+            raise PolicyError(
+                "no-deployment-role",
+                "the stack's synthesizer has no deployment role",
+                do="name the administrator's ARN, or use modern bootstrap",
+            )
+        return Fn.sub(arn) if "${AWS::" in arn else str(arn)
 
     @property
+    @jsii.member(jsii_name="keyArn")
     def key_arn(self) -> str:
+        """The key's ARN."""
         return self._key.attr_arn
 
     @property
+    @jsii.member(jsii_name="keyId")
     def key_id(self) -> str:
+        """The key's id."""
         return self._key.ref
+
+    @property
+    def grants(self) -> EnclaveKeyGrants:
+        """Who may decrypt with which image, and who may encrypt."""
+        return EnclaveKeyGrants.from_key(self, self._policy, self._key)
+
+    def findings(self) -> list[Finding]:
+        """What ``analyze_key_policy`` finds in the finished policy, but that the named administrator of an open key may change it. Raises PolicyError for one that is too large."""
+        stack = Stack.of(self)
+        policy = stack.resolve(self._policy.document())
+        check_size(longest(policy), sets=len(self._policy.openings))
+        account = Environment().account if Token.is_unresolved(stack.account) else stack.account
+        found = analyze_key_policy(concrete(policy, Environment(account)), account=account)
+        return [one for one in found if (one.id, one.statement) != ("policy-change", "ChangePolicy")]
+
+    def _is_deployment_role(self, arn: str | None) -> bool:
+        stack = Stack.of(self)
+        try:
+            return arn is not None and stack.resolve(arn) == stack.resolve(self.deployment_role_arn(self))
+        except PolicyError:
+            return False
+
+
+class ImportedEnclaveKey(ImportedKey):
+    """What ``EnclaveKey.from_key_arn`` gives."""
+
+    @property
+    def grants(self) -> EnclaveKeyGrants:
+        """The principals' side: for roles and owners of another account, which need it beside the key's policy."""
+        return EnclaveKeyGrants.from_key(self)
+
+
+@jsii.implements(IStableAnyProducer)
+class _Producer:
+    """The policy, once all grants are known."""
+
+    def __init__(self, policy: KeyPolicy) -> None:
+        self._policy = policy
+
+    @jsii.member(jsii_name="produce")
+    def produce(self) -> Any:
+        return self._policy.document()
+
+
+@jsii.implements(IValidation)
+class _Check:
+    """A policy with a way round does not synthesise."""
+
+    def __init__(self, key: EnclaveKey) -> None:
+        self._key = key
+
+    @jsii.member(jsii_name="validate")
+    def validate(self) -> list[str]:
+        try:
+            found = self._key.findings()
+        except PolicyError as error:
+            return [str(error)]
+        return [f"{one.id}: {one.statement} {one.reason}; do: {one.fix}" for one in found if one.severity >= Severity.MEDIUM]
+
+
+def _check(
+    images: Sequence[MeasuredImage] | None, host_role: iam.IRole | None, sealed: bool, administrator_arn: str | None, multi_region: bool
+) -> None:
+    if multi_region:
+        raise PolicyError(
+            "multi-region",
+            "an EnclaveKey is of one Region: policy, grants and aliases of a replica are its own, and whoever may replicate could open everything there",
+            do="create an EnclaveKey in each Region",
+        )
+    if images is not None and not images:
+        raise PolicyError("no-measurements", "a key without measurements opens for nobody", expected="at least one set")
+    if (images is None) != (host_role is None):
+        raise PolicyError(
+            "no-host-role", "images and host_role go together", expected="both, or neither and key.grants.decrypt(role, image)"
+        )
+    if not sealed and administrator_arn is None:
+        raise PolicyError(
+            "no-administrator",
+            "an unsealed key needs a named administrator",
+            expected="the ARN of the one role that may change the policy",
+            do="name it (EnclaveKey.deployment_role_arn(self) for `cdk deploy`), or seal the key",
+        )
+
+
+def _check_arn(key_arn: str) -> None:
+    what = None
+    if ":alias/" in key_arn:
+        what = "an alias is no name for a key in a policy, and who may move it chooses the key"
+    elif ":key/mrk-" in key_arn:
+        what = "a multi-Region key has a policy for each replica, and whoever may replicate it could open everything there"
+    elif not _KEY_ARN.fullmatch(key_arn):
+        what = "not the ARN of a KMS key"
+    if what is not None:
+        raise PolicyError("key-arn", what, got=key_arn[:160], expected="arn:aws:kms:<region>:<account>:key/<id>", do="name the key itself")

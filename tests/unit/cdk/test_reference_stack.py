@@ -25,6 +25,7 @@ from nitrokit.core.eif import read_eif, write_eif
 from nitrokit.core.key_policy import PolicyError
 from nitrokit.core.manifest import Egress
 from nitrokit.core.measurements import Measurements, digest
+from nitrokit.core.reference_values import ReferenceValues
 
 ROOT = Path(__file__).parents[3]
 OWNER = "arn:aws:iam::123456789012:role/owner"
@@ -208,13 +209,9 @@ def test_an_open_key_needs_its_administrator_and_a_debug_lock_is_refused(stack, 
         EnclaveKey(stack, "Open", images=[image], host_role=host.role, sealed=False)
     with pytest.raises(PolicyError):
         EnclaveKey(stack, "None", images=[], host_role=host.role)
-    image.measurements = Measurements(bytes(48), bytes(48), bytes(48))
+    image.reference_values = ReferenceValues(Measurements(bytes(48), bytes(48), bytes(48)))
     with pytest.raises(PolicyError):
         EnclaveKey(stack, "Debug", images=[image], host_role=host.role)
-
-
-def test_the_key_offers_no_grant_without_conditions():
-    assert not [name for name in dir(EnclaveKey) if name.startswith("grant")]
 
 
 # The bootstrap

@@ -2,13 +2,27 @@
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nitrokit.core.key_policy import AccessRequest, PolicyError, authorize, build_key_policy, evaluate, evaluate_identity, parse_policy
-from nitrokit.core.measurements import EMPTY_PCR2, Measurements, digest
+from nitrokit.core.key_policy import (
+    AccessRequest,
+    Opening,
+    PolicyError,
+    analyze_key_policy,
+    authorize,
+    build_key_policy,
+    evaluate,
+    evaluate_identity,
+    openings,
+    parse_policy,
+    policy_for,
+)
+from nitrokit.core.measurements import EMPTY_PCR2, Measurements, digest, pcr3, pcr8
+from nitrokit.core.reference_values import ReferenceValues, RetiringSet
 
 HOST, OWNER, ACCOUNT = "arn:aws:iam::123456789012:role/host", "arn:aws:iam::999999999999:role/owner", "123456789012"
 OLD = Measurements(digest([b"old"]), digest([b"boot"]), digest([b"old app"]))
@@ -175,3 +189,61 @@ def test_a_resource_of_another_key_does_not_match():
 def test_a_policy_may_be_parsed_once_and_asked_often():
     statements = parse_policy(_policy())
     assert evaluate(statements, AccessRequest("kms:Decrypt", HOST, ACCOUNT, context=_attested(OLD))).allowed
+
+
+# Openings
+
+
+ROLLOVER = ReferenceValues(NEW, (RetiringSet(OLD, datetime(2030, 1, 1, tzinfo=UTC)),))
+
+
+def _rollover(**options):
+    return policy_for(openings(HOST, ROLLOVER, **options), account=ACCOUNT)
+
+
+def test_a_retiring_set_opens_until_its_date_and_the_current_one_on():
+    policy = _rollover()
+    assert [one["Sid"] for one in policy["Statement"][:2]] == ["AttestedEnclave0", "AttestedEnclave1Until20300101T000000Z"]
+    for time, allowed in (("2029-12-31T23:59:59Z", True), ("2030-01-01T00:00:00Z", True), ("2030-01-01T00:00:01Z", False)):
+        assert _allowed(policy, "Decrypt", HOST, {**_attested(OLD), "aws:CurrentTime": time}) is allowed
+        assert _allowed(policy, "Decrypt", HOST, {**_attested(NEW), "aws:CurrentTime": time})
+    assert not _allowed(policy, "Decrypt", HOST, _attested(OLD)), "a request without a time is none of KMS's"
+    assert analyze_key_policy(policy, account=ACCOUNT) == []
+
+
+def test_pcr3_and_further_conditions_go_with_every_set():
+    policy = _rollover(pcr3=pcr3(HOST).hex(), condition={"StringEquals": {"aws:SourceVpce": "vpce-1"}})
+    right = {**_attested(NEW), "aws:SourceVpce": "vpce-1", "kms:RecipientAttestation:PCR3": pcr3(HOST).hex()}
+    assert _allowed(policy, "Decrypt", HOST, right)
+    for key in ("aws:SourceVpce", "kms:RecipientAttestation:PCR3"):
+        assert not _allowed(policy, "Decrypt", HOST, {name: value for name, value in right.items() if name != key})
+    assert "DenyUnlessPcr3" in {one["Sid"] for one in policy["Statement"]}
+
+
+def test_a_deny_demands_only_what_every_opening_compares():
+    signed = replace(NEW, pcr8=pcr8(b"certificate"))
+    found = [*openings(HOST, ReferenceValues(OLD)), *openings(HOST, ReferenceValues(signed))]
+    policy = policy_for(found, account=ACCOUNT)
+    assert "DenyUnlessPcr8" not in {one["Sid"] for one in policy["Statement"]}
+    assert _allowed(policy, "Decrypt", HOST, _attested(OLD))
+    assert not _allowed(policy, "Decrypt", HOST, _attested(NEW))
+    assert _allowed(policy, "Decrypt", HOST, _attested(signed))
+
+
+def test_the_same_opening_stands_once():
+    assert policy_for(openings(HOST, ROLLOVER) * 3, account=ACCOUNT) == _rollover()
+
+
+@pytest.mark.parametrize("indices", [(3, 4), (0, 1), (1, 2, 8), ()])
+def test_what_does_not_tell_the_image_is_no_opening(indices):
+    with pytest.raises(PolicyError) as caught:
+        Opening(HOST, {index: OLD.pcr0.hex() for index in indices})
+    assert caught.value.slug == "no-image"
+
+
+def test_owners_with_a_condition_have_a_statement_of_their_own():
+    owners = [([OWNER], {}), ("*", {"StringEquals": {"aws:PrincipalOrgID": "o-1"}})]
+    policy = policy_for(openings(HOST, ROLLOVER), account=ACCOUNT, data_owners=owners)
+    assert _allowed(policy, "Encrypt", OWNER)
+    assert not _allowed(policy, "Encrypt", HOST)
+    assert _allowed(policy, "Encrypt", HOST, {"aws:PrincipalOrgID": "o-1"})

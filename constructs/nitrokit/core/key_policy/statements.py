@@ -1,31 +1,38 @@
 """The key policy of an EnclaveKey: fail closed, for every principal, over every way round.
 
-Sources: KMS Developer Guide "AWS KMS condition keys for AWS Nitro Enclaves" (five actions take ``Recipient``; values are ORed within a key, keys ANDed);
-IAM User Guide "Condition operators" (negated operators match when the key is absent, which is when no document is given).
+Sources: KMS Developer Guide "AWS KMS condition keys for AWS Nitro Enclaves" (five actions take ``Recipient``), "Controlling access to aliases" (moving or deleting an alias needs
+permission on the key that it names); IAM User Guide "Condition operators" (negated operators match when the key is absent, which is when no document is given).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nitrokit.core.key_policy.document import PolicyError
-from nitrokit.core.measurements import EMPTY_PCR2, Measurements
+from nitrokit.core.key_policy.openings import Opening, common_pcrs, condition_key, openings
+from nitrokit.core.measurements import Measurements
+from nitrokit.core.reference_values import ReferenceValues
 
 MAX_POLICY = 32_768
+"""Bytes of a key policy (KMS Developer Guide, "Resource quotas")."""
 ATTESTED_ACTIONS = ("kms:Decrypt", "kms:DeriveSharedSecret", "kms:GenerateDataKey", "kms:GenerateDataKeyPair")
 """Actions on a key that accept ``Recipient``. GenerateRandom does too, but has no key."""
+OWNER_ACTIONS = ("kms:DescribeKey", "kms:Encrypt", "kms:GetPublicKey")
+"""What a data owner may do."""
 
 _NEVER = ("kms:CreateGrant", "kms:Decapsulate", "kms:ReEncryptFrom", "kms:ReplicateKey")
 """Actions that could open data, or let somebody open it, and that no attestation can gate."""
 
+_CHANGES = ("kms:PutKeyPolicy", "kms:DeleteAlias", "kms:UpdateAlias")
+"""Who may change the policy may open everything; who may move an alias makes data owners encrypt under another key."""
+
 _ADMINISTRATION = (
-    "kms:CancelKeyDeletion", "kms:DescribeKey", "kms:DisableKey", "kms:DisableKeyRotation", "kms:EnableKey", "kms:EnableKeyRotation", "kms:GetKeyPolicy", "kms:GetKeyRotationStatus",
-    "kms:ListAliases", "kms:ListGrants", "kms:ListKeyPolicies", "kms:ListResourceTags", "kms:ListRetirableGrants", "kms:RetireGrant", "kms:RevokeGrant", "kms:ScheduleKeyDeletion",
-    "kms:TagResource", "kms:UntagResource", "kms:UpdateKeyDescription", "kms:CreateAlias", "kms:DeleteAlias", "kms:UpdateAlias",
+    "kms:CancelKeyDeletion", "kms:CreateAlias", "kms:DescribeKey", "kms:DisableKey", "kms:DisableKeyRotation", "kms:EnableKey", "kms:EnableKeyRotation", "kms:GetKeyPolicy",
+    "kms:GetKeyRotationStatus", "kms:ListAliases", "kms:ListGrants", "kms:ListKeyPolicies", "kms:ListResourceTags", "kms:ListRetirableGrants", "kms:RetireGrant", "kms:RevokeGrant",
+    "kms:ScheduleKeyDeletion", "kms:TagResource", "kms:UntagResource", "kms:UpdateKeyDescription",
 )  # fmt: skip
-_OWNER = ("kms:DescribeKey", "kms:Encrypt", "kms:GetPublicKey")
 
 
 def build_key_policy(
@@ -38,58 +45,71 @@ def build_key_policy(
     administrator_arn: str | None = None,
     sealed: bool = True,
 ) -> dict[str, Any]:
-    """The policy document. ARNs and ``account`` may be unresolved CDK tokens: they are only placed, never parsed.
+    """``policy_for`` one role and images without a rollover. Raises PolicyError."""
+    found = [opening for one in measurements for opening in openings(host_role_arn, ReferenceValues(one))]
+    owners = [list(data_owner_arns)] if data_owner_arns else []
+    return policy_for(
+        found,
+        account=account,
+        partition=partition,
+        data_owners=[(one, {}) for one in owners],
+        administrator_arn=administrator_arn,
+        sealed=sealed,
+    )
 
-    - one Allow for each set of measurements, whole (keys are ANDed), for the host's role;
-    - an explicit Deny for every principal over the attested actions for each PCR whose value is in no set, or where there is no document;
+
+def policy_for(
+    found: Sequence[Opening],
+    *,
+    account: str,
+    partition: str = "aws",
+    data_owners: Sequence[tuple[Any, Mapping[str, Any]]] = (),
+    administrator_arn: str | None = None,
+    sealed: bool = True,
+) -> dict[str, Any]:
+    """The policy document. ARNs, ``account`` and PCR values may be unresolved CDK tokens: they are only placed, never parsed.
+
+    - one Allow for each opening: its set of measurements whole (keys are ANDed), for its principal, with its date. The Sid tells the date;
+    - an explicit Deny for every principal over the attested actions for each PCR whose value is in no opening, or where there is no document;
     - an explicit Deny for every principal over actions that no attestation can gate;
-    - data owners may encrypt; administration without a way round. ``sealed``: nobody may change the policy. Else ``administrator_arn`` alone may, and whoever may do that may open everything.
+    - ``data_owners``, pairs of principals and further conditions, may encrypt; the account administers without a way round. ``sealed``: nobody may change the policy or move an
+      alias. Else ``administrator_arn`` alone may, and whoever may do that may open everything.
 
-    A document that mixes values of two sets passes the Denies and finds no Allow. Raises PolicyError for no set, zero or empty values, or an open policy without a named administrator.
+    A document that mixes values of two sets passes the Denies and finds no Allow. Raises PolicyError for no opening, a policy that is too large, or an open one without a named
+    administrator.
     """
-    _check(measurements, administrator_arn, sealed)
-    statements: list[dict[str, Any]] = [_allow(number, one, host_role_arn) for number, one in enumerate(measurements)]
-    statements += [_deny(index, measurements) for index in (0, 1, 2, 8) if all(index in one.pcrs() for one in measurements)]
-    never = [*_NEVER, "kms:PutKeyPolicy"] if sealed else [*_NEVER]
-    statements.append(_statement("DenyWhatNoAttestationGates", "Deny", "*", never))
-    if data_owner_arns:
-        statements.append(_statement("DataOwnersEncrypt", "Allow", list(data_owner_arns), _OWNER))
+    _check(found, administrator_arn, sealed)
+    unique = list({json.dumps([one.principal, one.conditions()], sort_keys=True): one for one in found}.values())
     root = f"arn:{partition}:iam::{account}:root"
-    statements.append(_statement("Administration", "Allow", administrator_arn or root, _ADMINISTRATION))
-    if not sealed:
-        statements.append(_statement("ChangePolicy", "Allow", administrator_arn, ["kms:PutKeyPolicy"]))
+    statements = [
+        *(_allow(number, one) for number, one in enumerate(unique)),
+        *(_deny(index, unique) for index in common_pcrs(unique)),
+        _statement("DenyWhatNoAttestationGates", "Deny", "*", [*_NEVER, *_CHANGES] if sealed else _NEVER),
+        *_owners(data_owners),
+        _statement("Administration", "Allow", [root, administrator_arn] if administrator_arn else root, _ADMINISTRATION),
+        *([] if sealed else [_statement("ChangePolicy", "Allow", administrator_arn, _CHANGES)]),
+    ]
     policy = {"Version": "2012-10-17", "Statement": statements}
+    check_size(policy, sets=len(unique))
+    return policy
+
+
+def check_size(policy: Mapping[str, Any], *, sets: int) -> None:
+    """Raises PolicyError when the policy is larger than KMS takes."""
     size = len(json.dumps(policy, separators=(",", ":")))
     if size > MAX_POLICY:
         raise PolicyError(
             "too-large",
             "the key policy is larger than KMS takes",
-            got=f"{size} bytes for {len(measurements)} sets of measurements",
+            got=f"{size} bytes for {sets} sets of measurements",
             expected=f"at most {MAX_POLICY}",
             do="retire sets, or use another key",
         )
-    return policy
 
 
-def _check(measurements: Sequence[Measurements], administrator_arn: str | None, sealed: bool) -> None:
-    if not measurements:
+def _check(found: Sequence[Opening], administrator_arn: str | None, sealed: bool) -> None:
+    if not found:
         raise PolicyError("no-measurements", "a key without measurements opens for nobody", expected="at least one set")
-    for one in measurements:
-        for index, value in one.pcrs().items():
-            if not any(value):
-                raise PolicyError(
-                    "zero-pcr",
-                    f"a zero PCR{index} would let any debug-mode enclave open data",
-                    expected="a measured value",
-                    do="build the image and use its lock",
-                )
-        if one.pcr2 == EMPTY_PCR2:
-            raise PolicyError(
-                "empty-pcr2",
-                "PCR2 is the measurement of nothing: every image with one ramdisk has it",
-                got=EMPTY_PCR2.hex(),
-                expected="the measurement of an application ramdisk",
-            )
     if not sealed and administrator_arn is None:
         raise PolicyError(
             "no-administrator",
@@ -99,22 +119,26 @@ def _check(measurements: Sequence[Measurements], administrator_arn: str | None, 
         )
 
 
-def _statement(sid: str, effect: str, principals: Any, actions: Sequence[str], condition: dict[str, Any] | None = None) -> dict[str, Any]:
+def _statement(
+    sid: str, effect: str, principals: Any, actions: Sequence[str], condition: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     statement = {"Sid": sid, "Effect": effect, "Principal": {"AWS": principals}, "Action": list(actions), "Resource": "*"}
-    return statement if condition is None else {**statement, "Condition": condition}
+    return {**statement, "Condition": condition} if condition else statement
 
 
-def _condition_key(index: int) -> str:
-    return "kms:RecipientAttestation:ImageSha384" if index == 0 else f"kms:RecipientAttestation:PCR{index}"
+def _allow(number: int, one: Opening) -> dict[str, Any]:
+    until = "" if one.date is None else "Until" + one.date.translate({ord("-"): None, ord(":"): None})
+    return _statement(f"AttestedEnclave{number}{until}", "Allow", one.principal, ATTESTED_ACTIONS, one.conditions())
 
 
-def _allow(number: int, one: Measurements, host_role_arn: str) -> dict[str, Any]:
-    condition = {"StringEqualsIgnoreCase": {_condition_key(index): value.hex() for index, value in one.pcrs().items()}}
-    return _statement(f"AttestedEnclave{number}", "Allow", host_role_arn, ATTESTED_ACTIONS, condition)
-
-
-def _deny(index: int, measurements: Sequence[Measurements]) -> dict[str, Any]:
+def _deny(index: int, found: Sequence[Opening]) -> dict[str, Any]:
     """Negated operators match when the value is none of those listed, and when there is no document at all."""
-    values = sorted({one.pcrs()[index].hex() for one in measurements})
-    condition = {"StringNotEqualsIgnoreCase": {_condition_key(index): values}}
-    return _statement(f"DenyUnlessPcr{index}", "Deny", "*", ATTESTED_ACTIONS, condition)
+    values = sorted({one.pcrs[index] for one in found})
+    return _statement(f"DenyUnlessPcr{index}", "Deny", "*", ATTESTED_ACTIONS, {"StringNotEqualsIgnoreCase": {condition_key(index): values}})
+
+
+def _owners(data_owners: Sequence[tuple[Any, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    return [
+        _statement(f"DataOwnersEncrypt{number or ''}", "Allow", principals, OWNER_ACTIONS, condition)
+        for number, (principals, condition) in enumerate(data_owners)
+    ]

@@ -118,7 +118,7 @@ class KmsFront:
         if action in _KEYLESS:
             return
         key = self._key(request)
-        context = _context(request, caller, document)
+        context = {**_context(request, caller, document), "aws:CurrentTime": self._now().isoformat()}
         access = AccessRequest(f"kms:{action}", caller.principal_arn, caller.account, key.arn, context, caller.session_arn)
         decision = decide(key.policy, access, self._account)
         pcr0 = document.pcrs.get(0, b"").hex() if document else None

@@ -1,0 +1,48 @@
+"""Policies out of templates: every intrinsic function becomes something that can be reasoned about."""
+
+import json
+
+import pytest
+
+from nitrokit.core.key_policy.intrinsics import Environment, concrete, longest
+
+HERE = Environment("111122223333", "aws-cn", "cn-north-1")
+OPAQUE = "arn:aws-cn:iam::111122223333:role/"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("x", "x"), (True, True), ({"Ref": "AWS::AccountId"}, "111122223333"), ({"Ref": "AWS::Partition"}, "aws-cn"), ({"Ref": "AWS::Region"}, "cn-north-1"), ({"Ref": "Admin"}, OPAQUE + "Admin"),
+        ({"Fn::GetAtt": ["Role", "Arn"]}, OPAQUE + "Role"), ({"Fn::GetAtt": ["Role", "RoleId"]}, OPAQUE + "--Role-,--RoleId--"), ({"Ref": ["odd"]}, OPAQUE + "--odd--"),
+        ({"Fn::Join": [":", ["arn", {"Ref": "AWS::Partition"}, {"Ref": "X"}]]}, "arn:aws-cn:" + OPAQUE + "X"),
+        ({"Fn::Join": "odd"}, OPAQUE + "odd"), ({"Fn::Join": ["", "odd"]}, OPAQUE + "---,--odd--"),
+        ({"Fn::Sub": "arn:${AWS::Partition}:${!Literal}:${Role.Arn}"}, "arn:aws-cn:${Literal}:" + OPAQUE + "Role.Arn"),
+        ({"Fn::Sub": ["${Own}-${AWS::Region}", {"Own": {"Ref": "AWS::AccountId"}}]}, "111122223333-cn-north-1"), ({"Fn::Sub": ["${A}", "odd"]}, OPAQUE + "A"),
+        ({"Fn::If": ["C", "a", {"Ref": "AWS::NoValue"}]}, ["a"]), (["x", {"Fn::If": ["C", "a", ["b", "c"]]}, {"Ref": "AWS::NoValue"}], ["x", "a", "b", "c"]), ({"Fn::If": "odd"}, OPAQUE + "odd"),
+        ({"A": {"Ref": "AWS::NoValue"}, "B": 1}, {"B": 1}), ({"Effect": "Allow"}, {"Effect": "Allow"}), ({"Fn::ImportValue": "Other:Export"}, OPAQUE + "Other-Export"),
+    ],
+)  # fmt: skip
+def test_functions(value, expected):
+    assert concrete(value, HERE) == expected
+
+
+def test_a_measurement_that_is_known_at_deployment_alone_equals_itself_and_nothing_else():
+    condition = {
+        "StringEquals": {
+            "kms:RecipientAttestation:PCR3": [{"Fn::GetAtt": [name, "Pcr3"]} for name in ("A", "B", "A")],
+            "aws:PrincipalArn": {"Ref": "R"},
+        }
+    }
+    found = concrete(condition, HERE)["StringEquals"]
+    one, other, same = found["kms:RecipientAttestation:PCR3"]
+    assert (len(one), one == same, one == other) == (96, True, False)
+    assert found["aws:PrincipalArn"] == OPAQUE + "R"
+
+
+def test_the_longest_form_is_longer_than_any_that_is_deployed():
+    value = {"Fn::Join": ["", ["arn:", {"Ref": "AWS::Partition"}, {"Fn::GetAtt": ["Role", "Arn"]}]]}
+    assert (
+        len(json.dumps(longest(value)))
+        > len(json.dumps("arn:aws-us-gov" + "arn:aws-us-gov:iam::123456789012:role/" + "p" * 512 + "n" * 64)) - 2
+    )
