@@ -137,7 +137,7 @@ def test_a_disabled_key(local, reader, make_key):
 
 
 def test_a_key_that_cannot_be_read_is_unreachable_and_no_pass(local, reader, make_key):
-    closed = _policy(NEW, sealed=False, administrator_arn=ADMIN)
+    closed = _without(_policy(NEW), "Administration")
     for key in (Key(make_key(closed)), Key("alias/nobody"), Key("00000000-0000-0000-0000-000000000000")):
         (found,) = compare_key(reader, key, [locked()], NOW)
         assert found.rule_id == "unreachable", found.reason
