@@ -1,0 +1,1 @@
+"""The attestation report: one HTML file that is read offline and on paper."""
