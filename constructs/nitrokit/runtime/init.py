@@ -54,7 +54,7 @@ def run() -> int:
     readable = console or config.process.logs
     if console:
         threading.Thread(target=_show, args=(logs,), daemon=True).start()
-    _network(config, logs.say)
+    relay = _network(config, logs.say)
     supervisor = Supervisor(
         config.process,
         root=ROOT,
@@ -63,7 +63,7 @@ def run() -> int:
         may_stay_root=emulated,
         say=logs.say,
     )
-    answer = control.handler(nsm, lambda: {**supervisor.state(), **clock.state()}, logs if readable else None)
+    answer = control.handler(nsm, lambda: {**supervisor.state(), **clock.state(), "connections": len(relay)}, logs if readable else None)
     # Before the app is there: a port that init needs is never the app's.
     threading.Thread(target=serve, args=(vsock.listen(control.PORT), answer), daemon=True).start()
     supervisor.start()
@@ -73,8 +73,8 @@ def run() -> int:
     return code
 
 
-def _network(config: boot.Boot, say: Callable[[str], None]) -> None:
-    """The app's root, and all the ways in and out of it. Raises OSError."""
+def _network(config: boot.Boot, say: Callable[[str], None]) -> Relay:
+    """The app's root, and all the ways in and out of it; returns what joins them. Raises OSError."""
     mounts.share(ROOT, [folder for folder in _SHARED if os.path.isdir(folder)])
     with suppress(OSError):
         os.chmod("/dev/nsm", 0o666)  # the app attests too, and is not root
@@ -88,6 +88,7 @@ def _network(config: boot.Boot, say: Callable[[str], None]) -> None:
     refusals.tell_ports(allowed, say)
     refusals.tell_addresses(say)
     ingress.start(config.ingress, relay, say)
+    return relay
 
 
 def _prepare(nsm: NsmProvider, *, may_fail: bool) -> Clock:

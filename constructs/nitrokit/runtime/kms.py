@@ -54,7 +54,7 @@ class RecipientKms:
             aws_secret_access_key=credentials["secret_access_key"],
             aws_session_token=credentials.get("session_token"),
             verify=_authorities(),
-            config=Config(connect_timeout=10, read_timeout=30, retries={"max_attempts": 4, "mode": "standard"}),
+            config=Config(connect_timeout=10, read_timeout=30, retries={"total_max_attempts": 4, "mode": "standard"}),
         )
 
     def call(self, action: str, parameters: Mapping[str, Any]) -> dict[str, Any]:

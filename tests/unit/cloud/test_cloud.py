@@ -2,12 +2,10 @@
 
 import json
 import os
-import shutil
 import subprocess
 import time
 import urllib.error
 import urllib.request
-from datetime import UTC, datetime
 from pathlib import Path
 
 import boto3
@@ -23,19 +21,8 @@ from nitrokit.emulation.cloud import lambdas
 from nitrokit.emulation.cloud.cloudformation import dependency_order
 from nitrokit.emulation.cloud.ssm import DocumentError, Outcome, run_document
 from nitrokit.emulation.interfaces import ScriptResult
-from nitrokit.emulation.local import LocalAws
 
 HOST = "arn:aws:iam::123456789012:role/host"
-
-
-@pytest.fixture(scope="module")
-def local():
-    work = Path("/tmp") / f"nkc{os.getpid()}"
-    work.mkdir()
-    aws = LocalAws(work, environment={}, runner="process", note=lambda _: None)
-    yield aws
-    aws.close()
-    shutil.rmtree(work, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -45,24 +32,6 @@ def key(local, measurements):
     key_id = local.client("kms").create_key(Policy=json.dumps(policy), BypassPolicyLockoutSafetyCheck=True)["KeyMetadata"]["KeyId"]
     ciphertext = local.client("kms", role_arn=owner).encrypt(KeyId=key_id, Plaintext=b"a secret")["CiphertextBlob"]
     return key_id, ciphertext
-
-
-@pytest.fixture
-def nsm(local, measurements):
-    """An NSM under the cloud's own PKI."""
-    from nitrokit.emulation.nitro.nsm import EmulatedNsm
-
-    def make(**changes):
-        arguments = {
-            "module_id": "i-0123456789abcdef0-enc0123456789abcde",
-            "measurements": measurements,
-            "role_arn": HOST,
-            "debug": False,
-            "pki": local._pki,
-        }
-        return NsmClient(EmulatedNsm(**{**arguments, **changes}, now=lambda: datetime.now(UTC)).answer)
-
-    return make
 
 
 RSA = rsa.generate_private_key(65537, 2048)

@@ -1,11 +1,16 @@
 """The endpoint, for apps."""
 
+import base64
 import json
+import shutil
+import socket
+import subprocess
 import urllib.error
 import urllib.request
 
 import pytest
 
+from nitrokit.core.attestation import parse_document
 from nitrokit.core.nsm import NsmClient
 from nitrokit.errors import UsageError
 from nitrokit.runtime import client, endpoint
@@ -21,8 +26,6 @@ def environment(make_nsm, monkeypatch):
 
 
 def test_an_app_attests_by_the_endpoint(environment):
-    from nitrokit.core.attestation import parse_document
-
     document = client.attest(nonce=b"n" * 20, user_data=b"u")
     assert parse_document(document).nonce == b"n" * 20
     with pytest.raises(client.EndpointError) as caught:
@@ -42,6 +45,53 @@ def test_the_endpoint_refuses_who_has_no_token_and_what_it_does_not_know(environ
         urllib.request.urlopen(urllib.request.Request(environment["NITROKIT_ENDPOINT"] + path, body, headers), timeout=10)
     assert caught.value.code == status
     assert "code" in json.load(caught.value)["error"]
+
+
+def _curl(environment, path, *arguments, token=None):
+    """Status and answer, as a program in any language has them."""
+    command = ["curl", "-s", "-w", "\n%{http_code}", "-H", f"Authorization: Bearer {token or environment['NITROKIT_TOKEN']}"]
+    done = subprocess.run([*command, *arguments, environment["NITROKIT_ENDPOINT"] + path], capture_output=True, check=True, timeout=30)
+    body, _, status = done.stdout.rpartition(b"\n")
+    return int(status), json.loads(body)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not here")
+def test_curl_attests_and_sees_errors_by_code(environment, tmp_path):
+    large = tmp_path / "large"
+    large.write_bytes(b" " * ((1 << 20) + 1))
+    status, answer = _curl(environment, "/v1/attest", "-d", '{"nonce": "bm9uY2U="}')
+    assert (status, parse_document(base64.b64decode(answer["document"])).nonce) == (200, b"nonce")
+    refused = [
+        (401, "endpoint/token", _curl(environment, "/v1/attest", "-d", "{}", token="0" * 32)),
+        (413, "endpoint/length", _curl(environment, "/v1/attest", "-H", "Expect:", "--data-binary", f"@{large}")),
+        (413, "endpoint/length", _curl(environment, "/v1/attest", "-H", "Transfer-Encoding: chunked", "-d", "{}")),
+        (400, "endpoint/json", _curl(environment, "/v1/attest", "-d", '{"nonce": ')),
+        (400, "usage/request", _curl(environment, "/v1/attest", "-d", '{"Nonce": ""}')),
+        (404, "endpoint/unknown", _curl(environment, "/v1/kms/schedule_key_deletion", "-d", "{}")),
+        (400, "frame/credentials", _curl(environment, "/v1/kms/decrypt", "-d", '{"region": "us-east-1", "credentials": 5}')),
+    ]
+    assert [(code, slug) for code, slug, _ in refused] == [(got[0], got[1]["error"]["code"]) for _, _, got in refused]
+
+
+def test_clients_that_say_nothing_or_half_hold_up_nobody(environment):
+    address = ("127.0.0.1", int(environment["NITROKIT_ENDPOINT"].rpartition(":")[2]))
+    slow = [socket.create_connection(address, timeout=10) for _ in range(40)]
+    for number, one in enumerate(slow):
+        one.sendall(b"POST /v1/attest HTTP/1.1\r\nContent-Length: 100\r\n\r\n{"[: number * 2])
+    assert client.attest(nonce=b"n")
+    for one in slow:
+        one.close()
+    assert client.attest(nonce=b"n")
+
+
+def test_nothing_that_an_app_asks_is_printed(environment, capfd):
+    secret = {"access_key_id": "AKIDSECRET", "secret_access_key": "SECRETSECRET"}
+    with pytest.raises(client.EndpointError):
+        client.Kms("no such region", secret).decrypt(b"SECRETSECRET", "SECRETSECRET")
+    with pytest.raises(client.EndpointError):
+        client.Kms("us-east-1", secret).decrypt(b"SECRETSECRET", "arn:aws:kms:eu-west-1:123456789012:key/SECRETSECRET")
+    printed = capfd.readouterr()
+    assert "SECRET" not in printed.out + printed.err
 
 
 def test_an_answer_is_kept_as_long_and_as_often_as_the_request_says():

@@ -23,6 +23,8 @@ from nitrokit.core.attestation import DocumentError, TrustAnchor, VerificationEr
 from nitrokit.core.cms import seal_enveloped_data
 from nitrokit.core.key_policy import AccessRequest, Decision, PolicyError, authorize
 from nitrokit.emulation.cloud.identity import Caller, Identities, SignatureError
+from nitrokit.emulation.cloud.kms_error import KmsError
+from nitrokit.emulation.cloud.kms_pairs import derive_shared_secret, generate_data_key_pair
 
 TARGET = "TrentService."
 _KEYLESS = {"CreateKey", "ListKeys", "ListAliases", "GenerateRandom"}
@@ -34,15 +36,6 @@ _RECIPIENT = {
     "DeriveSharedSecret": "SharedSecret",
 }
 Forward = Callable[[str, bytes], tuple[int, bytes]]
-
-
-class KmsError(Exception):
-    """An error that KMS answers: its type, and the message."""
-
-    def __init__(self, kind: str, message: str, status: int = 400) -> None:
-        super().__init__(message)
-        self.kind = kind
-        self.status = status
 
 
 @dataclass(frozen=True)
@@ -95,10 +88,18 @@ class KmsFront:
         recipient = request.pop("Recipient", None)
         document = self._attested(action, recipient)
         self._authorize(action, request, caller, document)
-        status, answer = self._forward(f"{TARGET}{action}", json.dumps(request).encode())
+        status, answer = self._perform(action, request)
         if document is None or status != 200:
             return status, answer
         return status, _for_recipient(answer, _RECIPIENT[action], document)
+
+    def _perform(self, action: str, request: dict[str, Any]) -> tuple[int, bytes]:
+        match action:
+            case "GenerateDataKeyPair":
+                return generate_data_key_pair(request, self._key(request), self._forward)
+            case "DeriveSharedSecret":
+                return derive_shared_secret(request, self._key(request))
+        return self._forward(f"{TARGET}{action}", json.dumps(request).encode())
 
     def _attested(self, action: str, recipient: Any) -> VerifiedDocument | None:
         """The verified document of a request's Recipient; None where there is no Recipient."""
@@ -179,7 +180,7 @@ def _context(request: dict[str, Any], caller: Caller, document: VerifiedDocument
 
 
 def _for_recipient(answer: bytes, secret_field: str, document: VerifiedDocument) -> bytes:
-    """Replace the plaintext by a message for the document's key."""
+    """Put a message for the document's key in the plaintext's place, which is null then (KMS API Reference, Decrypt)."""
     try:
         key = load_der_public_key(document.public_key or b"")
         if not isinstance(key, RSAPublicKey):
@@ -187,7 +188,8 @@ def _for_recipient(answer: bytes, secret_field: str, document: VerifiedDocument)
     except ValueError as error:
         raise KmsError("ValidationException", "the attestation document has no RSA public key") from error
     value = json.loads(answer)
-    plaintext = base64.b64decode(value.pop(secret_field))
+    plaintext = base64.b64decode(value[secret_field])
+    value[secret_field] = None
     value["CiphertextForRecipient"] = base64.b64encode(seal_enveloped_data(plaintext, key, random=os.urandom)).decode()
     return json.dumps(value).encode()
 
