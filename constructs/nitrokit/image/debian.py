@@ -19,7 +19,7 @@ PYTHON_VERSIONS = {"bookworm": "3.11", "trixie": "3.13"}
 ETC = {
     "passwd": b"root:x:0:0:root:/:/sbin/nologin\n",
     "group": b"root:x:0:\n",
-    "nsswitch.conf": b"passwd: files\ngroup: files\nhosts: files\n",
+    "nsswitch.conf": b"passwd: files\ngroup: files\nhosts: files dns\n",
     "hostname": b"enclave\n",
 }
 """What a root file system of packages has in /etc that packages make by scripts."""
