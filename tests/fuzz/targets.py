@@ -18,7 +18,9 @@ from functools import cache
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, EllipticCurvePrivateKey, derive_private_key
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
 
 from nitrokit.core import cbor, cose
 from nitrokit.core.attestation import TrustAnchor, parse_document, summarize_chain, verify_archived_document
@@ -26,6 +28,18 @@ from nitrokit.core.cms import open_enveloped_data
 from nitrokit.core.eif import read_eif, write_eif
 from nitrokit.core.eif.signature import parse_signature
 from nitrokit.core.key_policy import AccessRequest, analyze_key_policy, evaluate
+from nitrokit.core.ledger import (
+    LedgerEntry,
+    LedgerRecord,
+    NoteKey,
+    NoteSigner,
+    load_public_key,
+    parse_checkpoint,
+    parse_record,
+    sign_checkpoint,
+    verify_checkpoint,
+)
+from nitrokit.core.ledger.tiles import join_bundle, split_bundle
 from nitrokit.core.manifest import Oci, parse_manifest
 from nitrokit.core.measurements import Measurements
 from nitrokit.core.nsm import decode_request, decode_response
@@ -190,10 +204,34 @@ def _wheel(data: bytes) -> None:
     cpio.write(tree)
 
 
+def _ledger_record(data: bytes) -> None:
+    assert parse_record(data).encode() == data, "one value, one encoding"
+
+
+@cache
+def _ledger_key_pair() -> EllipticCurvePrivateKey:
+    return derive_private_key(7, SECP256R1())
+
+
+def _ledger_checkpoint(data: bytes) -> None:
+    parse_checkpoint(data)
+    verify_checkpoint(data, _ledger_key_pair().public_key())
+
+
+def _ledger_key(data: bytes) -> None:
+    load_public_key(data)
+
+
+def _ledger_bundle(data: bytes) -> None:
+    records = split_bundle(data[1:], data[0] if data else 0)
+    assert join_bundle(records) == data[1:]
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "cbor": _cbor, "sign1": _sign1, "document": _document, "verify": _verify, "eif": _eif, "eif_sections": _eif_sections, "eif_signature": _eif_signature, "cms": _cms,
     "nsm_request": _nsm_request, "nsm_response": _nsm_response, "measurements": _measurements, "manifest": _manifest, "key_policy": _key_policy,
     "cpio": _cpio, "ramdisk": _ramdisk, "layer": _layer, "oci": _oci, "oci_json": _oci_json, "deb": _deb, "wheel": _wheel,
+    "ledger_record": _ledger_record, "ledger_checkpoint": _ledger_checkpoint, "ledger_key": _ledger_key, "ledger_bundle": _ledger_bundle,
 }  # fmt: skip
 
 
@@ -323,6 +361,27 @@ def _made_ramdisks() -> list[bytes]:
     return [plain, bytes(512) + plain + plain, lzma.compress(plain), zstandard.compress(plain)]
 
 
+def _made_records() -> list[bytes]:
+    pcrs = {index: bytes([index]) * 48 for index in (0, 1, 2, 24)}
+    whole = LedgerEntry("id", _TIME, "hello", "i-1", "test", "FAIL", "why", "i-1-enc1", pcrs, b"nonce", b"document", None, bytes(32), "1.0")
+    small = LedgerEntry("id", _TIME, "hello", "i-1", "test", "PASS")
+    return [LedgerRecord(300, bytes(32), whole).encode(), LedgerRecord(0, bytes(32), small).encode()]
+
+
+def _made_checkpoint() -> list[bytes]:
+    key = _ledger_key_pair()
+    signer = NoteSigner(NoteKey("o", key.public_key()), lambda message: key.sign(message, ECDSA(SHA256(), deterministic_signing=True)))
+    return [sign_checkpoint(5, bytes(32), _TIME, signer).encode()]
+
+
+def _made_keys() -> list[bytes]:
+    public = _ledger_key_pair().public_key()
+    return [
+        public.public_bytes(encoding, serialization.PublicFormat.SubjectPublicKeyInfo)
+        for encoding in (serialization.Encoding.PEM, serialization.Encoding.DER)
+    ]
+
+
 _MADE: dict[str, Callable[[], list[bytes] | list[str]]] = {
     "eif": _made_eif,
     "eif_sections": _made_eif,
@@ -342,4 +401,8 @@ _MADE: dict[str, Callable[[], list[bytes] | list[str]]] = {
     "oci_json": _made_oci_lines,
     "deb": _made_deb,
     "wheel": _made_wheel,
+    "ledger_record": _made_records,
+    "ledger_checkpoint": _made_checkpoint,
+    "ledger_key": _made_keys,
+    "ledger_bundle": lambda: [b"\x02" + join_bundle(_made_records()), b"\x01\x00\x00"],
 }

@@ -20,6 +20,10 @@ RUNS = {
     "oci_json": 1500,
     "deb": 5000,
     "wheel": 5000,
+    "ledger_record": 20_000,
+    "ledger_checkpoint": 20_000,
+    "ledger_key": 10_000,
+    "ledger_bundle": 20_000,
 }
 DEFAULT_RUNS = 50_000
 
@@ -126,6 +130,8 @@ GROWING = {
     "key_policy": [
         lambda n: b'{"Statement": [' + b"[" * n,
         lambda n: b'{"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Principal": "*", "Resource": "*", "Action": "kms:' + b"*a" * n + b'"}}'],
+    "ledger_checkpoint": [lambda n: b"o\n" * n + b"\n\n" * n, lambda n: b"o\n\n" + "— o AAAAAAAA\n".encode() * n],
+    "ledger_bundle": [lambda n: b"\xff" + b"\0\0" * n],
     "eif": [lambda n: EIF + bytes(n), lambda n: EIF[:600] + bytes(n)],
 }  # fmt: skip
 

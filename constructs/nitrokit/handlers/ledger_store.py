@@ -36,7 +36,7 @@ class Ledger:
     """A ledger in the DynamoDB table of this name. ``client``: boto3's DynamoDB client; default: of this environment. ``sleep``: waits between attempts, in seconds."""
 
     def __init__(self, table: str, client: Any = None, *, sleep: Callable[[float], None] = time.sleep) -> None:
-        self._table = Table(table, client or boto3.client("dynamodb"), sleep)
+        self.table = Table(table, client or boto3.client("dynamodb"), sleep)
 
     def append(self, entry: LedgerEntry) -> int:
         """Append an entry and return its sequence number. An entry whose id is in the ledger keeps its number, and its content.
@@ -59,31 +59,31 @@ class Ledger:
     def _append(self, batch: Sequence[LedgerEntry], numbers: dict[str, int]) -> None:
         """One transaction, again and again until the ids are claimed, by us or by somebody else."""
         keys = {id_key(entry.entry_id): entry for entry in batch}
-        for _ in self._table.attempts():
-            found = self._table.get([HEAD, *keys])
+        for _ in self.table.attempts():
+            found = self.table.get([HEAD, *keys])
             numbers.update((entry.entry_id, int(found[key]["sequence"]["N"])) for key, entry in keys.items() if key in found)
             missing = [entry for key, entry in keys.items() if key not in found]
             head = _head(found.get(HEAD))
-            if not missing or self._table.put(_puts(head, missing)):
+            if not missing or self.table.put(_puts(head, missing)):
                 numbers.update((entry.entry_id, number) for number, entry in enumerate(missing, head.frontier.size))
                 return
 
     def head(self) -> Head:
         """Where the ledger ends now. Raises LedgerUnavailableError; LedgerError for a head that is none."""
-        return _head(self._table.get([HEAD]).get(HEAD))
+        return _head(self.table.get([HEAD]).get(HEAD))
 
     def records(self, start: int, end: int) -> Iterator[bytes]:
         """The bytes of the records ``start`` to ``end``. Raises LedgerUnavailableError; LedgerError where one is missing."""
         for first in range(start, end, _READ_AHEAD):
             keys = [entry_key(sequence) for sequence in range(first, min(first + _READ_AHEAD, end))]
-            found = self._table.get(keys, ["record"])
+            found = self.table.get(keys, ["record"])
             for key in keys:
                 yield _binary(found.get(key), "record", key)
 
     def nodes(self, nodes: Sequence[Node]) -> list[bytes]:
         """Stored hashes, for the proofs of nitrokit.core.ledger. Raises LedgerUnavailableError; LedgerError where one is missing."""
         keys = [entry_key(completed_by(node)) for node in nodes]
-        found = self._table.get(keys, ["hashes"])
+        found = self.table.get(keys, ["hashes"])
         hashes = []
         for key, (level, _) in zip(keys, nodes, strict=True):
             stored = _binary(found.get(key), "hashes", key)[level * HASH_LENGTH : (level + 1) * HASH_LENGTH]
@@ -94,21 +94,22 @@ class Ledger:
 
     def checkpoint_count(self) -> int:
         """How many checkpoints there are."""
-        found = self._table.get([CHECKPOINTS])
+        found = self.table.get([CHECKPOINTS])
         return int(found[CHECKPOINTS]["count"]["N"]) if found else 0
 
-    def checkpoint(self, number: int) -> str:
-        """The signed note of checkpoint ``number``, from 0. Raises LedgerError where it is missing."""
-        key = checkpoint_key(number)
-        item = self._table.get([key]).get(key)
-        if item is None or "S" not in item.get("note", {}):
-            raise _gap(key)
-        return str(item["note"]["S"])
+    def checkpoints(self, start: int, end: int) -> Iterator[str]:
+        """The signed notes of the checkpoints ``start`` to ``end``, numbered from 0. Raises LedgerError where one is missing."""
+        keys = [checkpoint_key(number) for number in range(start, end)]
+        found = self.table.get(keys)
+        for key in keys:
+            if "S" not in found.get(key, {}).get("note", {}):
+                raise _gap(key)
+            yield str(found[key]["note"]["S"])
 
     def add_checkpoint(self, number: int, note: str) -> bool:
         """Make the note checkpoint ``number``. False where that is taken: somebody else signed at the same time."""
         count = {KEY: {"S": CHECKPOINTS}, "count": {"N": str(number + 1)}}
-        return self._table.put([
+        return self.table.put([
             Put({KEY: {"S": checkpoint_key(number)}, "note": {"S": note}}),
             _moved(count, "count", number),
         ])  # fmt: skip

@@ -19,6 +19,7 @@ from nitrokit.core.ledger import (
     verify_consistency,
     verify_inclusion,
 )
+from nitrokit.handlers import ledger_store
 from nitrokit.handlers.ledger_store import MAX_BATCH, Ledger
 from nitrokit.handlers.ledger_table import LedgerUnavailableError
 
@@ -129,10 +130,11 @@ def test_writers_that_race_lose_nothing_and_count_nothing_twice(dynamodb):
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_writer_that_dies_at_any_call_is_resumed(dynamodb, when):
-    expected = []
+def test_a_writer_that_dies_at_any_call_is_resumed(dynamodb, when, monkeypatch):
+    monkeypatch.setattr(ledger_store, "MAX_BATCH", 3)
+    expected: list[str] = []
     for dies_at in range(1, 20):
-        entries = [_entry(f"{when}{dies_at}-{number}") for number in range(MAX_BATCH + 2)]
+        entries = [_entry(f"{when}{dies_at}-{number}") for number in range(5)]
         dying = _ledger(dynamodb, fault=lambda number, name, at=dies_at: (Killed(), when) if number == at else None)
         try:
             dying.append_all(entries)
@@ -216,7 +218,7 @@ def test_what_is_missing_is_a_gap(dynamodb):
         lambda: list(ledger.records(0, 5)),
         lambda: ledger.nodes([(2, 0)]),
         lambda: ledger.nodes([(5, 0)]),
-        lambda: ledger.checkpoint(0),
+        lambda: list(ledger.checkpoints(0, 1)),
     ):
         with pytest.raises(LedgerError) as caught:
             call()
@@ -239,4 +241,4 @@ def test_one_of_two_who_sign_at_once_wins(dynamodb):
         False,
         True,
     )
-    assert (ledger.checkpoint_count(), ledger.checkpoint(0), ledger.checkpoint(1)) == (2, "a", "c")
+    assert (ledger.checkpoint_count(), [*ledger.checkpoints(0, 2)]) == (2, ["a", "c"])
