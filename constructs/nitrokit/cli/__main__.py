@@ -11,7 +11,7 @@ from types import FrameType
 import typer
 from typer.exceptions import TyperException
 
-from nitrokit.cli import build, check_policy, doctor, explain, gate, local, lock, measure, report, sign, verify
+from nitrokit.cli import build, check_policy, doctor, explain, gate, ledger, local, lock, measure, report, sign, verify
 from nitrokit.cli.output import fail
 from nitrokit.errors import NitrokitError
 
@@ -31,6 +31,7 @@ app.command("verify")(verify.verify)
 app.command("check-policy")(check_policy.check_policy)
 app.command("gate")(gate.gate)
 app.command("report")(report.report)
+app.add_typer(ledger.app, name="ledger")
 app.add_typer(local.app, name="local")
 app.command("doctor")(doctor.doctor)
 

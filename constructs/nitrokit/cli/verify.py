@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nitrokit.cli.output import JsonOption, result
+from nitrokit.cli.trust import read_certificate, trust_anchor
 from nitrokit.errors import NitrokitError, UsageError
 
 if TYPE_CHECKING:
@@ -62,11 +61,11 @@ def verify(
         max_age=None if max_age is None else timedelta(seconds=max_age),
         host_role_arn=role_arn,
         instance_id=instance_id,
-        signing_certificate=_certificate(signing_certificate) if signing_certificate else None,
+        signing_certificate=read_certificate(signing_certificate) if signing_certificate else None,
         region=region,
     )  # fmt: skip
     time = None if archived else (at.replace(tzinfo=UTC) if at.tzinfo is None else at) if at else datetime.now(UTC)
-    anchor, cache = _anchor(root), ChainCache()
+    anchor, cache = trust_anchor(root), ChainCache()
     found = [_judge(label, data, anchor, time, policy, sets, cache) for place in documents for label, data in read_documents(place)]
     _print(found, as_json)
 
@@ -129,35 +128,8 @@ def _judge(
     return evidence
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError("unreadable-file", f"cannot read {path}", got=str(error), do="check the path") from error
-
-
 def _nonce(text: str | None) -> bytes | None:
     try:
         return None if text is None else bytes.fromhex(text)
     except ValueError as error:
         raise UsageError("bad-nonce", "the nonce is not hex", got=text, expected="an even number of hex digits") from error
-
-
-def _anchor(path: Path | None) -> TrustAnchor:
-    from nitrokit.core.attestation import AWS_NITRO_ROOT_G1, TrustAnchor
-
-    return AWS_NITRO_ROOT_G1 if path is None else TrustAnchor(name=path.name, der=_certificate(path))
-
-
-def _certificate(path: Path) -> bytes:
-    """DER of a certificate in DER or PEM."""
-    data = _read(path)
-    if not data.lstrip().startswith(b"-----BEGIN"):
-        return data
-    body = b"".join(line for line in data.splitlines() if line and not line.startswith(b"-----"))
-    try:
-        return base64.b64decode(body, validate=True)
-    except binascii.Error as error:
-        raise UsageError(
-            "bad-certificate", f"{path} is not a PEM certificate", got=str(error), expected="one certificate, DER or PEM"
-        ) from error
