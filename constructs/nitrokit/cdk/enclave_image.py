@@ -18,7 +18,7 @@ from nitrokit.image.build import read_manifest
 from nitrokit.image.cached import build_cached
 from nitrokit.image.explain import explain
 from nitrokit.image.fetch import cache_dir
-from nitrokit.image.kernel import find_kernel
+from nitrokit.image.kernel import kernel_for
 from nitrokit.image.lock import read_lock
 
 
@@ -65,7 +65,8 @@ class EnclaveImage(Construct):
         """Build an image folder at synthesis (without Docker; cached by content) and compare it with its lock. Raises ImageDriftError and what the build raises."""
         folder = Path(directory).resolve()
         cache = cache_dir(os.environ)
-        kernel = find_kernel(os.environ, cache, _quiet, folder.parent / "kernel")
+        manifest = read_manifest(folder)
+        kernel = kernel_for(manifest, os.environ, cache, _quiet, folder.parent / "kernel")
         lock = read_lock(folder)
         built = build_cached(folder, kernel=kernel, cache=cache, progress=_quiet)
         if differences := explain(lock, built):
@@ -76,7 +77,6 @@ class EnclaveImage(Construct):
                 expected=str(folder / "measurements.json"),
                 do="if the change is meant, run `nitrokit lock --measurements-only` and have the new lock reviewed",
             )
-        manifest = read_manifest(folder)
         return cls(
             scope,
             id,

@@ -30,18 +30,19 @@ def build(
     from nitrokit.image.build import build_image, read_manifest
     from nitrokit.image.explain import explain
     from nitrokit.image.fetch import cache_dir
-    from nitrokit.image.kernel import find_kernel
+    from nitrokit.image.kernel import kernel_for
     from nitrokit.image.lock import read_lock
     from nitrokit.image.sbom import write_sbom
     from nitrokit.image.signing import here
 
-    read_manifest(image)  # a wrong folder is told before a kernel is built
+    manifest = read_manifest(image)  # a wrong folder is told before a kernel is built
     steps = Steps()
     cache = cache_dir(os.environ)
     target = output or Path(f"{image.resolve().name}.eif")
     with steps.step("kernel"):
-        kernel = find_kernel(os.environ, cache, steps.note)
-    steps.say(f"  {kernel.source}")
+        kernel = kernel_for(manifest, os.environ, cache, steps.note)
+    if kernel is not None:
+        steps.say(f"  {kernel.source}")
     with steps.step(f"build {image}"):
         built = build_image(image, kernel=kernel, output=target, cache=cache, progress=steps.note, sign_with=here())
     sbom = write_sbom(image, built)
@@ -52,7 +53,7 @@ def build(
         "measurements": {f"PCR{index}": digest.hex() for index, digest in built.measurements.pcrs().items()},
         "sections": built.sections,
         "sbom": str(sbom),
-        "kernel": kernel.source,
+        "kernel": kernel.source if kernel is not None else None,
         "findings": [vars(finding) for finding in built.findings],
         **({"differences": differences} if check else {}),
     }

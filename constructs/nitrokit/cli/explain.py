@@ -79,12 +79,13 @@ def _build(folder: Path) -> Path:
     from nitrokit.image.build import read_manifest
     from nitrokit.image.cached import build_cached
     from nitrokit.image.fetch import cache_dir
-    from nitrokit.image.kernel import find_kernel
+    from nitrokit.image.kernel import kernel_for
 
-    read_manifest(folder)
+    manifest = read_manifest(folder)
     steps, cache = Steps(), cache_dir(os.environ)
     with steps.step(f"build {folder}"):
-        return build_cached(folder, kernel=find_kernel(os.environ, cache, steps.note), cache=cache, progress=steps.note).eif
+        kernel = kernel_for(manifest, os.environ, cache, steps.note)
+        return build_cached(folder, kernel=kernel, cache=cache, progress=steps.note).eif
 
 
 def _lock(path: Path) -> ImageLock:

@@ -54,11 +54,11 @@ def _check(until: datetime | None, measurements_only: bool, retires: bool) -> No
 def _build(image: Path, measurements_only: bool, until: datetime | None) -> tuple[ReferenceValues, BuiltImage]:
     from nitrokit.image.build import build_image, read_manifest
     from nitrokit.image.fetch import cache_dir
-    from nitrokit.image.kernel import find_kernel
+    from nitrokit.image.kernel import kernel_for
     from nitrokit.image.lock import read_reference_values, record_measurements
     from nitrokit.image.resolve import lock_image
 
-    read_manifest(image)  # a wrong folder is told before a kernel is built, and so is a lock that cannot be rolled over
+    manifest = read_manifest(image)  # a wrong folder is told before a kernel is built, and so is a lock that cannot be rolled over
     if until is not None:
         read_reference_values(image)
     steps = Steps()
@@ -67,8 +67,9 @@ def _build(image: Path, measurements_only: bool, until: datetime | None) -> tupl
         with steps.step(f"resolve {image}"):
             lock_image(image, progress=steps.note)
     with steps.step("kernel"):
-        kernel = find_kernel(os.environ, cache, steps.note)
-    steps.say(f"  {kernel.source}")
+        kernel = kernel_for(manifest, os.environ, cache, steps.note)
+    if kernel is not None:
+        steps.say(f"  {kernel.source}")
     with steps.step(f"build {image}"), tempfile.TemporaryDirectory(prefix="nitrokit-lock-") as folder:
         built = build_image(image, kernel=kernel, output=Path(folder) / "image.eif", cache=cache, progress=steps.note)
         return record_measurements(image, built, keep_old_until=until), built

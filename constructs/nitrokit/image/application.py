@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nitrokit.core import boot
 from nitrokit.core.manifest import App, Dockerfile, EifFile, Manifest, Oci, Packages, Rootfs
+from nitrokit.image import aws_init
 from nitrokit.image.contents import Installed, installed
 from nitrokit.image.cpio import Node, file, folder
 from nitrokit.image.errors import ImageError
@@ -40,16 +41,23 @@ def application(manifest: Manifest, shop: Workshop) -> Application:
     root = dict(source.tree)
     if manifest.app.source is not None:
         _add_app(shop.folder / manifest.app.source, manifest.app.working_directory or source.config.working_directory or "/", root)
-    _finish(root)
-    process, original = _process(root, source.config, manifest.app)
+    if manifest.init == "nitrokit":
+        _finish(root)
+    aws = manifest.init == "aws"
+    process, original = _process(root, replace(source.config, user="") if aws else source.config, manifest.app)
     require_runnable(root, process.command[0], manifest.arch)
     shop.spool.flush()
-    findings = lint(root, process, original, source.notes)
+    notes = [*source.notes, *(aws_init.ignored(source.config) if aws else ())]
+    findings = lint(root, process, original, notes)
+    tree = aws_init.application(root, process) if aws else _ramdisk(manifest, process, root)
+    return Application(tree, process, tuple(findings), tuple(installed(root)))
+
+
+def _ramdisk(manifest: Manifest, process: boot.Process, root: Tree) -> Tree:
     config = boot.Boot(
         process, [(one.host, one.port, one.vsock_port) for one in manifest.egress], [(one.port, one.vsock_port) for one in manifest.ingress]
     )
-    tree: Tree = {boot.PATH: file(boot.encode(config)), boot.ROOT: folder(), **{f"{boot.ROOT}/{path}": node for path, node in root.items()}}
-    return Application(tree, process, tuple(findings), tuple(installed(root)))
+    return {boot.PATH: file(boot.encode(config)), boot.ROOT: folder(), **{f"{boot.ROOT}/{path}": node for path, node in root.items()}}
 
 
 def _read(manifest: Manifest, shop: Workshop) -> SourceImage:

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Architecture:
-    """``debian``: dpkg's name; ``multiarch``: its folder of libraries; ``loader``: the C library's, there; ``machine``: ELF's number; ``oci``: Go's name; ``wheels``: pip's platforms."""
+    """``debian``: dpkg's name; ``multiarch``: its folder of libraries; ``loader``: the C library's, there; ``machine``: ELF's number; ``oci``: Go's name;
+    ``kernel``: its file among nitro-cli's blobs; ``wheels``: pip's platforms.
+    """
 
     debian: str
     multiarch: str
     loader: str
     machine: int
     oci: str
+    kernel: str
     wheels: tuple[str, ...]
 
 
@@ -23,8 +26,8 @@ def _wheels(name: str) -> tuple[str, ...]:
 
 
 ARCHITECTURES = {
-    "x86_64": Architecture("amd64", "x86_64-linux-gnu", "ld-linux-x86-64.so.2", 62, "amd64", _wheels("x86_64")),
-    "aarch64": Architecture("arm64", "aarch64-linux-gnu", "ld-linux-aarch64.so.1", 183, "arm64", _wheels("aarch64")),
+    "x86_64": Architecture("amd64", "x86_64-linux-gnu", "ld-linux-x86-64.so.2", 62, "amd64", "bzImage", _wheels("x86_64")),
+    "aarch64": Architecture("arm64", "aarch64-linux-gnu", "ld-linux-aarch64.so.1", 183, "arm64", "Image", _wheels("aarch64")),
 }
 
 

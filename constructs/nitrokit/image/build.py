@@ -15,14 +15,15 @@ from nitrokit.core.eif.source import Buffer
 from nitrokit.core.manifest import EifFile, Manifest, parse_manifest
 from nitrokit.core.measurements import Measurements
 from nitrokit.errors import UsageError
-from nitrokit.image import cpio
+from nitrokit.image import aws_init, cpio
 from nitrokit.image.application import Application, application
 from nitrokit.image.base import bootstrap_ramdisk
 from nitrokit.image.compression import compressed
-from nitrokit.image.content import CHUNK, Spool
+from nitrokit.image.content import CHUNK, Spool, Stored
 from nitrokit.image.contents import Installed
 from nitrokit.image.decompression import MAX_UNPACKED
 from nitrokit.image.difference import section_hashes
+from nitrokit.image.errors import KernelError
 from nitrokit.image.files import replacing
 from nitrokit.image.kernel import KernelBlobs
 from nitrokit.image.lint import Finding, lint_size
@@ -62,36 +63,58 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def build_image(
-    folder: Path, *, kernel: KernelBlobs, output: Path, cache: Path, progress: Callable[[str], None], sign_with: SignWith | None = None
+    folder: Path,
+    *,
+    kernel: KernelBlobs | None,
+    output: Path,
+    cache: Path,
+    progress: Callable[[str], None],
+    sign_with: SignWith | None = None,
 ) -> BuiltImage:
     """Build ``folder`` into the EIF ``output``, which appears only when whole. Memory does not grow with the image.
 
+    ``kernel``: as ``kernel_for`` finds it; None: for an [eif] alone.
     ``sign_with``: how [signing] gets time and KMS; None: PCR8 is stated, as the certificate makes it, and the file is not signed. Raises UsageError, ManifestError, LockError, FetchError,
     ImageError, SigningError.
     """
     manifest = read_manifest(folder)
     if isinstance(manifest.source, EifFile):
         return _given(folder / manifest.source.path, output)
+    if kernel is None:
+        raise KernelError("none", "an image that is built needs a kernel", do="give what kernel_for finds")
     cache.mkdir(parents=True, exist_ok=True)
-    bootstrap = bootstrap_ramdisk(kernel, manifest.arch, cache=cache, progress=progress)
     with tempfile.TemporaryDirectory(prefix=".build-", dir=cache) as work:
         spool = Spool(Path(work) / "contents", limit=MAX_UNPACKED)
         with contextlib.closing(spool):
-            made = application(manifest, Workshop(folder, manifest.arch, cache, Path(work), spool, progress))
-            return _write(folder, manifest, kernel, bootstrap, made, output, sign_with)
+            shop = Workshop(folder, manifest.arch, cache, Path(work), spool, progress)
+            first = _ramdisk0(manifest, kernel, shop)
+            return _write(folder, manifest, kernel, first, application(manifest, shop), output, sign_with)
+
+
+def _ramdisk0(manifest: Manifest, kernel: KernelBlobs, shop: Workshop) -> Iterable[bytes]:
+    if manifest.init == "aws":
+        return cpio.chunks(aws_init.bootstrap(kernel))
+    path = bootstrap_ramdisk(kernel, manifest.arch, cache=shop.cache, progress=shop.progress)
+    return Stored(path, 0, path.stat().st_size).chunks()
 
 
 def _write(
-    folder: Path, manifest: Manifest, kernel: KernelBlobs, bootstrap: Path, made: Application, output: Path, sign_with: SignWith | None
+    folder: Path,
+    manifest: Manifest,
+    kernel: KernelBlobs,
+    first: Iterable[bytes],
+    made: Application,
+    output: Path,
+    sign_with: SignWith | None,
 ) -> BuiltImage:
     signer, pcr8 = configured_signer(folder, manifest.signing, sign_with)
     hashes = [hashlib.sha256() for _ in SECTIONS]
     bzimage, cmdline = kernel.bzimage.read_bytes(), kernel.cmdline
     hashes[0].update(bzimage)
     hashes[1].update(cmdline.encode())
-    with replacing(output) as file, bootstrap.open("rb") as first:
+    with replacing(output) as file:
         ramdisks = [
-            _hashed(iter(lambda: first.read(CHUNK), b""), hashes[2]),
+            _hashed(first, hashes[2]),
             _hashed(compressed(_joined(cpio.chunks(made.tree)), manifest.compression), hashes[3]),
         ]
         measured = write_eif(

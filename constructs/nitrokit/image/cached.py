@@ -17,7 +17,7 @@ from nitrokit.image.signing import here
 _PACKAGE = Path(nitrokit.__file__).parent
 
 
-def build_cached(folder: Path, *, kernel: KernelBlobs, cache: Path, progress: Callable[[str], None]) -> BuiltImage:
+def build_cached(folder: Path, *, kernel: KernelBlobs | None, cache: Path, progress: Callable[[str], None]) -> BuiltImage:
     """``build_image``, or its result from the cache when folder, kernel and nitrokit are the same. Raises what build_image raises."""
     target = cache / "images" / _key(folder, kernel)
     eif, record = target / f"{folder.name}.eif", target / "built.json"
@@ -29,12 +29,12 @@ def build_cached(folder: Path, *, kernel: KernelBlobs, cache: Path, progress: Ca
     return built
 
 
-def _key(folder: Path, kernel: KernelBlobs) -> str:
+def _key(folder: Path, kernel: KernelBlobs | None) -> str:
     """A hash over everything that the image is made of, the builder's own sources included."""
-    digest = hashlib.sha256(kernel.cmdline.encode())
+    digest = hashlib.sha256(kernel.cmdline.encode() if kernel else b"")
+    blobs = (kernel.bzimage, kernel.nsm_module, kernel.init) if kernel else ()
     sources = [
-        kernel.bzimage,
-        *([kernel.nsm_module] if kernel.nsm_module else []),
+        *(blob for blob in blobs if blob is not None),
         *sorted(
             path
             for name in ("core", "runtime", "image")

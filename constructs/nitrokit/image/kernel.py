@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nitrokit.core.manifest import EifFile, Manifest
+from nitrokit.image.architecture import ARCHITECTURES
 from nitrokit.image.errors import KernelError
 from nitrokit.image.fetch import fetch_pool_file
 from nitrokit.image.files import write_atomically
@@ -23,27 +25,42 @@ from nitrokit.image.unpack import Tree, unpack_deb
 CMDLINE = "reboot=t panic=-1 pci=off nomodules console=ttyS0 random.trust_cpu=on quiet"
 """Like AWS's, but ending by triple fault: QEMU's nitro-enclave machine has no keyboard controller, where ``reboot=k`` hangs at times."""
 
-_RECIPE = Path("enclave_images/kernel")
+_RECIPE, _RECIPE_ARCH = Path("enclave_images/kernel"), "x86_64"
 _NITRO_CLI_BLOBS = "/usr/share/nitro_enclaves/blobs"
 
 
 @dataclass(frozen=True)
 class KernelBlobs:
-    """``nsm_module``: the NSM driver where the kernel lacks it (nitro-cli's blobs). ``source``: a sentence for people."""
+    """``nsm_module``: the NSM driver where the kernel lacks it, ``init``: AWS's (both in nitro-cli's blobs alone). ``source``: a sentence for people."""
 
     bzimage: Path
     cmdline: str
     nsm_module: Path | None
     source: str
+    init: Path | None = None
 
 
-def find_kernel(environment: Mapping[str, str], cache: Path, progress: Callable[[str], None], recipe: Path | None = None) -> KernelBlobs:
-    """NITROKIT_BLOBS, else nitro-cli's blobs, else a cached or new build. Raises KernelError."""
+def kernel_for(
+    manifest: Manifest, environment: Mapping[str, str], cache: Path, progress: Callable[[str], None], recipe: Path | None = None
+) -> KernelBlobs | None:
+    """The kernel that an image needs; None for an EIF that was built elsewhere. Raises KernelError."""
+    return None if isinstance(manifest.source, EifFile) else find_kernel(environment, cache, progress, recipe, arch=manifest.arch)
+
+
+def find_kernel(
+    environment: Mapping[str, str], cache: Path, progress: Callable[[str], None], recipe: Path | None = None, *, arch: str = "x86_64"
+) -> KernelBlobs:
+    """NITROKIT_BLOBS, else nitro-cli's blobs, else a cached or new build (x86_64 alone). Raises KernelError."""
     if named := environment.get("NITROKIT_BLOBS"):
-        return _from_folder(Path(named), "NITROKIT_BLOBS")
+        return from_folder(Path(named), "NITROKIT_BLOBS", arch)
     blobs = Path(environment.get("NITRO_CLI_BLOBS", _NITRO_CLI_BLOBS))
-    if (blobs / "bzImage").is_file():
-        return _from_folder(blobs, "nitro-cli's blobs")
+    if (blobs / ARCHITECTURES[arch].kernel).is_file():
+        return from_folder(blobs, "nitro-cli's blobs", arch)
+    if arch != _RECIPE_ARCH:
+        raise KernelError(
+            "no-recipe", f"no enclave kernel for {arch} on this machine, and the recipe builds one for {_RECIPE_ARCH} alone",
+            got="no blobs folder", do=f"set NITROKIT_BLOBS to a folder with {ARCHITECTURES[arch].kernel}, e.g. nitro-cli's blobs for {arch}",
+        )  # fmt: skip
     recipe = next((one for one in (recipe, _RECIPE) if one is not None and one.is_dir()), _RECIPE)
     pins = _read_recipe(recipe)
     key = hashlib.sha256((recipe / "recipe.json").read_bytes() + (recipe / pins["config"]).read_bytes()).hexdigest()
@@ -83,20 +100,40 @@ def _environment(pinned: Mapping[str, str]) -> dict[str, str]:
     return {"PATH": os.environ.get("PATH", os.defpath), "HOME": "/nonexistent", "LC_ALL": "C", **pinned}
 
 
-def _from_folder(folder: Path, name: str) -> KernelBlobs:
-    image = folder / "bzImage"
+def from_folder(folder: Path, name: str, arch: str) -> KernelBlobs:
+    """Blobs by the names that nitro-cli has for them (aws-nitro-enclaves-cli:blobs), in a folder of the architecture's name where there is one. Raises KernelError."""
+    folder = folder / arch if (folder / arch).is_dir() else folder
+    image = folder / ARCHITECTURES[arch].kernel
     if not image.is_file():
         raise KernelError(
             "no-bzimage",
-            f"{name} has no bzImage",
+            f"{name} has no {image.name}",
             got=str(folder),
             expected=f"{image}",
             do="name a folder with an enclave kernel, or unset the variable to build one",
         )
-    cmdline = folder / "cmdline"
-    module = folder / "nsm.ko"
+    _check_architecture(image, arch)
+    cmdline, module, init = folder / "cmdline", folder / "nsm.ko", folder / "init"
     text = cmdline.read_text().strip() if cmdline.is_file() else CMDLINE
-    return KernelBlobs(image, text, module if module.is_file() else None, f"kernel: {image} (from {name}); sha256 {_sha256(image)[:16]}…")
+    return KernelBlobs(
+        image,
+        text,
+        module if module.is_file() else None,
+        f"kernel: {image} (from {name}); sha256 {_sha256(image)[:16]}…",
+        init if init.is_file() else None,
+    )
+
+
+def _check_architecture(image: Path, arch: str) -> None:
+    """A kernel that says that it is another's (Linux Documentation/arch/x86/boot.rst, "HdrS"; arch/arm64/booting.rst, magic number)."""
+    with image.open("rb") as file:
+        head = file.read(0x210)
+    found = {"x86_64": head[0x202:0x206] == b"HdrS", "aarch64": head[0x38:0x3C] == b"ARM\x64"}
+    if any(found.values()) and not found[arch]:
+        raise KernelError(
+            "architecture", "the kernel is of another architecture than the image", got=str(image), expected=arch,
+            do="correct arch in [enclave], or name other blobs by NITROKIT_BLOBS",
+        )  # fmt: skip
 
 
 def _sha256(path: Path) -> str:

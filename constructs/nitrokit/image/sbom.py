@@ -62,7 +62,9 @@ def _locked(folder: Path, manifest: Manifest) -> Iterator[Installed]:
     """What ramdisk 0 is made of, and an image of packages: by their locks."""
     if isinstance(manifest.source, EifFile):
         return
-    pairs: list[tuple[Path, Path | None]] = [(base.lock_path(manifest.arch), base.requirements_path(manifest.arch))]
+    pairs: list[tuple[Path, Path | None]] = []
+    if manifest.init == "nitrokit":
+        pairs.append((base.lock_path(manifest.arch), base.requirements_path(manifest.arch)))
     if isinstance(manifest.source, Packages):
         pairs.append((folder / PACKAGES, None if manifest.source.requirements is None else folder / manifest.source.requirements))
     for lock, requirements in pairs:

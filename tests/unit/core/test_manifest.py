@@ -155,3 +155,24 @@ def test_ways_in_signing_compression_and_readiness():
     assert manifest.signing == Signing("c.pem", None, "arn")
     assert (manifest.compression, manifest.memory_mib, manifest.app.ready_port) == ("zstd", 512, 8080)
     assert parse_manifest(GOOD + '[signing]\ncertificate = "c.pem"\nkey = "k.pem"\n', path="x").signing == Signing("c.pem", "k.pem")
+
+
+ROOTFS = '[enclave]\nname = "x"\ninit = "aws"\n[rootfs]\npath = "r.tar"\n'
+
+
+def test_awss_init_takes_a_command_and_refuses_what_it_could_not_heed():
+    manifest = parse_manifest(ROOTFS + '[app]\ncommand = ["/x"]\nenvironment = {A = "b"}\n', path="x")
+    assert (manifest.init, manifest.app.command, parse_manifest(GOOD, path="x").init) == ("aws", ("/x",), "nitrokit")
+    assert parse_manifest(ROOTFS, path="x").init == "aws"
+    for extra, got in (
+        ('[app]\nuser = "a"\n', "user in [app]"),
+        ("[app]\nlogs = true\n", "logs in [app]"),
+        ("[[ingress]]\nport = 1\nvsock_port = 2000\n", "[[ingress]]"),
+        ('[[egress]]\nhost = "a.b"\nport = 1\nvsock_port = 2000\n', "[[egress]]"),
+    ):
+        with pytest.raises(ManifestError) as caught:
+            parse_manifest(ROOTFS + extra, path="x")
+        assert (caught.value.slug, caught.value.got) == ("init", got)
+    with pytest.raises(ManifestError) as caught:
+        parse_manifest(GOOD.replace('name = "hello"', 'name = "hello"\ninit = "aws"'), path="x")
+    assert caught.value.got == "[[egress]], [packages]"

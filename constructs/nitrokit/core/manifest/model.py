@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 ARCHITECTURES = ("x86_64", "aarch64")
 RESTARTS = ("never", "on-failure", "always")
 COMPRESSIONS = ("none", "zstd")
+INITS = ("nitrokit", "aws")
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Signing:
 
 @dataclass(frozen=True)
 class Manifest:
-    """One image. ``memory_mib`` None: computed from the EIF's size. ``compression``: of ramdisk 1."""
+    """One image. ``memory_mib`` None: computed from the EIF's size. ``compression``: of ramdisk 1. ``init``: whose PID 1: nitrokit's, or AWS's, which runs a command and no more."""
 
     name: str
     arch: str
@@ -120,4 +121,5 @@ class Manifest:
     egress: tuple[Egress, ...] = ()
     ingress: tuple[Ingress, ...] = ()
     compression: str = "none"
+    init: str = "nitrokit"
     signing: Signing | None = None

@@ -11,6 +11,7 @@ from nitrokit.core.manifest.fields import Locator, ManifestError, Table, unknown
 from nitrokit.core.manifest.model import (
     ARCHITECTURES,
     COMPRESSIONS,
+    INITS,
     RESTARTS,
     App,
     Dockerfile,
@@ -38,7 +39,7 @@ _SOURCES: dict[str, dict[str, type]] = {
     "eif": {"path": str},
 }
 KEYS: dict[str, dict[str, type]] = {
-    "enclave": {"name": str, "arch": str, "cpu_count": int, "memory_mib": int, "compression": str},
+    "enclave": {"name": str, "arch": str, "cpu_count": int, "memory_mib": int, "compression": str, "init": str},
     **_SOURCES,
     "app": {
         "source": str, "command": list, "working_directory": str, "user": str, "environment": dict, "logs": bool, "restart": str, "ready_port": int,
@@ -71,6 +72,7 @@ def parse_manifest(text: str, *, path: str) -> Manifest:
         egress=tuple(_egress(one) for one in _tables(value, "egress", where)),
         ingress=_all_ingress(_tables(value, "ingress", where), where),
         compression=enclave.choice("compression", COMPRESSIONS),
+        init=_init(enclave, value, source, where),
         signing=_signing(_table(value, "signing", where), where) if "signing" in value else None,
     )
 
@@ -163,6 +165,24 @@ def _app(value: Mapping[str, Any], source: Source, where: Locator) -> App:
         restart=table.choice("restart", RESTARTS),
         ready_port=table.number("ready_port", 1, 65535) if "ready_port" in table else None,
     )
+
+
+_NOT_AWS = ("working_directory", "user", "logs", "restart", "ready_port")
+
+
+def _init(enclave: Table, value: Mapping[str, Any], source: Source, where: Locator) -> str:
+    """AWS's init runs a command as root in / and no more: what it cannot do is refused, not forgotten."""
+    init = enclave.choice("init", INITS)
+    if init == "aws":
+        unheeded = [f"[[{name}]]" for name in ("egress", "ingress") if name in value]
+        unheeded += [f"{name} in [app]" for name in _NOT_AWS if name in value.get("app", {})]
+        unheeded += ["[packages]"] if isinstance(source, Packages) else []
+        if unheeded:
+            raise ManifestError(
+                "init", f"init = \"aws\" at {where('init')} goes without what only nitrokit's init does",
+                got=", ".join(unheeded), expected="[dockerfile], [oci] or [rootfs], and a command", do='remove it, or init = "aws"',
+            )  # fmt: skip
+    return init
 
 
 def _egress(table: Table) -> Egress:
