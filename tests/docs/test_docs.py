@@ -1,5 +1,6 @@
 """Documentation is tested: every error code, command and environment variable must occur in it."""
 
+import json
 import re
 import subprocess
 import sys
@@ -21,6 +22,13 @@ def test_the_page_of_errors_is_what_the_source_says():
     codes = re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs" / "errors.md").read_text(), re.MULTILINE)
     assert len(codes) > 100
     assert all(re.fullmatch(r"[a-z]+/[a-z0-9-]+", code) for code in codes), codes
+
+
+def test_pcr1_of_a_stock_image_is_the_locks():
+    done = subprocess.run([sys.executable, ROOT / "docs" / "generate_pcr1.py", "--check"], check=False)
+    assert done.returncode == 0, "run docs/generate_pcr1.py"
+    recipe = json.loads((ROOT / "enclave_images/kernel/recipe.json").read_text())
+    assert recipe["bzimage"]["sha256"] in (ROOT / "docs/pcr1.md").read_text(), "the hello image is locked with the recipe's kernel"
 
 
 def _commands(command, prefix="nitrokit"):

@@ -7,40 +7,39 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from nitrokit.cli.certificates import certificate_findings
+from nitrokit.cli.finding import Finding
 from nitrokit.cli.output import JsonOption, result
 
 _NODE_MAJOR = 22
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked for: ``state`` is "ok", "missing" (needed) or "absent" (the tool does without)."""
-
-    name: str
-    state: str
-    found: str
-    remedy: str = ""
+_SIGNS = {"ok": "✓", "missing": "✗", "absent": "·", "wrong": "✗", "soon": "!"}
 
 
-def doctor(as_json: JsonOption = False) -> None:
-    """Say what this machine has, what it lacks and how to get it (exit 3 when something needed is missing)."""
-    findings = [check() for check in _CHECKS]
+def doctor(
+    folder: Annotated[Path, typer.Argument(help="Images at and below it: their signing certificates are looked at.")] = Path("."),
+    as_json: JsonOption = False,
+) -> None:
+    """Say what this machine lacks and how to get it (exit 3: something needed), and which images' signing certificates have ended (exit 1) or soon will."""
+    findings = [*(check() for check in _CHECKS), *certificate_findings(folder, time=datetime.now(UTC))]
 
     def human() -> None:
-        signs = {"ok": "✓", "missing": "✗", "absent": "·"}
         for finding in findings:
-            print(f"{signs[finding.state]} {finding.name}: {finding.found}")
+            print(f"{_SIGNS[finding.state]} {finding.name}: {finding.found}")
             if finding.remedy:
                 print(f"    {finding.remedy}")
 
     result([vars(finding) for finding in findings], as_json=as_json, human=human)
-    if any(finding.state == "missing" for finding in findings):
-        raise typer.Exit(3)
+    states = {finding.state for finding in findings}
+    if states & {"missing", "wrong"}:
+        raise typer.Exit(3 if "missing" in states else 1)
 
 
 def _python() -> Finding:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,15 +14,10 @@ from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
 from nitrokit._version import __version__
-from nitrokit.core.manifest import EifFile, Manifest, Packages
-from nitrokit.image import base
 from nitrokit.image.architecture import ARCHITECTURES
 from nitrokit.image.build import BuiltImage, read_manifest
-from nitrokit.image.contents import Installed
 from nitrokit.image.files import write_atomically
-from nitrokit.image.lock import PACKAGES, read_package_lock
-
-_REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
+from nitrokit.image.inventory import has_nitrokit, inventory
 
 
 def write_sbom(folder: Path, built: BuiltImage) -> Path:
@@ -49,29 +43,14 @@ def _components(folder: Path, built: BuiltImage) -> Iterator[Component]:
     manifest = read_manifest(folder)
     distro = {"arch": ARCHITECTURES[manifest.arch].debian}
     found: dict[str, Component] = {}
-    for one in [*_locked(folder, manifest), *built.installed]:
+    for one in inventory(folder, built):
         namespace, qualifiers = {"deb": ("debian", distro), "apk": ("alpine", distro)}.get(one.kind, (None, {}))
         purl = PackageURL(one.kind, namespace, one.name.replace("_", "-") if one.kind == "pypi" else one.name, one.version, qualifiers)
         found.setdefault(str(purl), _component(one.name, one.version, purl, one.sha256))
     yield from found.values()
-    yield _component("nitrokit", __version__, PackageURL("pypi", None, "nitrokit", __version__), None)
+    if has_nitrokit(manifest):
+        yield _component("nitrokit", __version__, PackageURL("pypi", None, "nitrokit", __version__), None)
     yield Component(name="kernel", type=ComponentType.OPERATING_SYSTEM, bom_ref="kernel", hashes=[_hash(built.sections["kernel"])])
-
-
-def _locked(folder: Path, manifest: Manifest) -> Iterator[Installed]:
-    """What ramdisk 0 is made of, and an image of packages: by their locks."""
-    if isinstance(manifest.source, EifFile):
-        return
-    pairs: list[tuple[Path, Path | None]] = []
-    if manifest.init == "nitrokit":
-        pairs.append((base.lock_path(manifest.arch), base.requirements_path(manifest.arch)))
-    if isinstance(manifest.source, Packages):
-        pairs.append((folder / PACKAGES, None if manifest.source.requirements is None else folder / manifest.source.requirements))
-    for lock, requirements in pairs:
-        for package in read_package_lock(lock).packages:
-            yield Installed("deb", package.name, package.version, package.sha256)
-        for name, version in [] if requirements is None else _REQUIREMENT.findall(requirements.read_text()):
-            yield Installed("pypi", name.lower(), version)
 
 
 def _component(name: str, version: str, purl: PackageURL, sha256: str | None) -> Component:

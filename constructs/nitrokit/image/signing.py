@@ -43,8 +43,19 @@ def configured_signer(folder: Path, signing: Signing | None, sign_with: SignWith
     """Who signs an image as its enclave.toml has it, and its PCR8, which the certificate alone makes. Without ``sign_with`` nobody signs. Raises UsageError, EifError, SigningError."""
     if signing is None:
         return None, None
+    pem = read_certificate(folder, signing)
+    value = pcr8(load_certificate(pem).public_bytes(Encoding.DER))
+    if sign_with is None:
+        return None, value
+    _check_dates(pem, sign_with.time)
+    sign = key_file(folder / signing.key) if signing.key is not None else kms_key(str(signing.kms_key), pem, sign_with.client)
+    return Signer(pem, sign), value
+
+
+def read_certificate(folder: Path, signing: Signing) -> bytes:
+    """The certificate that [signing] names, PEM. Raises UsageError."""
     try:
-        pem = (folder / signing.certificate).read_bytes()
+        return (folder / signing.certificate).read_bytes()
     except OSError as error:
         raise UsageError(
             "unreadable-file",
@@ -52,12 +63,6 @@ def configured_signer(folder: Path, signing: Signing | None, sign_with: SignWith
             got=str(error),
             expected="the certificate that [signing] names",
         ) from error
-    value = pcr8(load_certificate(pem).public_bytes(Encoding.DER))
-    if sign_with is None:
-        return None, value
-    _check_dates(pem, sign_with.time)
-    sign = key_file(folder / signing.key) if signing.key is not None else kms_key(str(signing.kms_key), pem, sign_with.client)
-    return Signer(pem, sign), value
 
 
 def here() -> SignWith:
@@ -82,9 +87,14 @@ def sign_file(eif: Path, output: Path, signer: Signer, *, time: datetime) -> Eif
     return signature
 
 
-def _check_dates(certificate_pem: bytes, time: datetime) -> None:
+def validity(certificate_pem: bytes) -> tuple[datetime, datetime]:
+    """From when to when a signing certificate is valid, UTC. Raises EifError."""
     certificate = load_certificate(certificate_pem)
-    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return certificate.not_valid_before_utc, certificate.not_valid_after_utc
+
+
+def _check_dates(certificate_pem: bytes, time: datetime) -> None:
+    start, end = validity(certificate_pem)
     if not start <= time <= end:
         raise SigningError(
             "certificate-dates",

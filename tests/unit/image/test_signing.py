@@ -131,3 +131,36 @@ def test_a_certificate_that_ends_soon_is_warned_of(eif, key, tmp_path):
     certificate.write_bytes(_certificate(key[0].public_key(), end=NOW + timedelta(days=5)))
     done = _nitrokit("sign", eif, "--certificate", certificate, "--key", key[1])
     assert (done.returncode, "ends within 30 days" in done.stderr) == (0, True)
+
+
+def test_doctor_tells_certificates_that_have_ended_or_soon_will(key, tmp_path):
+    from nitrokit.cli.certificates import certificate_findings
+
+    days = {"good": 90, "soon": 29, "ended": -1, "future": 90}
+    for name, end in days.items():
+        folder = tmp_path / "images" / name
+        folder.mkdir(parents=True)
+        start = NOW + timedelta(days=2 if name == "future" else -9)
+        (folder / "c.pem").write_bytes(_certificate(key[0].public_key(), start, NOW + timedelta(days=end)))
+        (folder / "enclave.toml").write_text(SIGNED)
+    for name, text in {
+        "unsigned": SIGNED.partition("[signing]")[0],
+        "missing": SIGNED,
+        "torn": "x",
+        "node_modules/foreign": "x",
+        ".hidden": "x",
+    }.items():
+        (tmp_path / "images" / name).mkdir(parents=True)
+        (tmp_path / "images" / name / "enclave.toml").write_text(text)
+    found = {one.name.rsplit("/", 1)[1]: one for one in certificate_findings(tmp_path, time=NOW)}
+    assert {name: one.state for name, one in found.items()} == {
+        "ended": "wrong", "future": "wrong", "good": "ok", "missing": "wrong", "soon": "soon", "torn": "wrong",
+    }  # fmt: skip
+    assert all("PCR8" in found[name].remedy for name in ("ended", "soon"))
+    done = _nitrokit("doctor", tmp_path / "images" / "ended", "--json")
+    assert done.returncode in (1, 3), "3 where the machine itself lacks something"
+    assert json.loads(done.stdout)[-1]["state"] == "wrong"
+    assert "not valid now" in _nitrokit("doctor", tmp_path / "images" / "ended").stdout
+
+
+SIGNED = '[enclave]\nname = "x"\n[rootfs]\npath = "r"\n[signing]\ncertificate = "c.pem"\nkey = "k.pem"\n'
