@@ -11,6 +11,7 @@ from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
 from nitrokit.cdk.enclave_host import EnclaveHost
 from nitrokit.cdk.enclave_image import EnclaveImage
 from nitrokit.cdk.enclave_key import EnclaveKey
+from nitrokit.cdk.validation.plugin import NitrokitChecks
 from nitrokit.core.attestation import AWS_NITRO_ROOT_G1, TrustAnchor
 from nitrokit.errors import NitrokitError, UsageError
 
@@ -49,6 +50,7 @@ def main() -> None:
     app = cdk.App()
     try:
         EnclaveStack(app, "NitrokitHello")
+        cdk.Validations.of(app).add_plugins(NitrokitChecks())
     except NitrokitError as error:
         sys.exit(f"error: {error}")
     app.synth()

@@ -25,8 +25,8 @@ def _refuse(method: str, why: str) -> NoReturn:
 class AttestedKey(Resource):
     """A key by its ARN. CDK integrations that only name the key (aliases, environment variables, policies of other resources) take it as any ``IKey``.
 
-    Services that encrypt by themselves (S3, SQS, EBS …) cannot use it: they call GenerateDataKey or Decrypt for their caller, without an attestation document.
-    A grant that an integration asks for is refused here with PolicyError.
+    Services that encrypt by themselves (S3, SQS, EBS …) cannot use it: they call GenerateDataKey or Decrypt for their caller, without an attestation document. The rule
+    ``nitrokit/service-encryption`` finds such a use at synthesis; a grant that an integration asks for is refused here with PolicyError.
     """
 
     @property

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from nitrokit.core.key_policy.intrinsics import Environment, concrete
 from nitrokit.gate.consumers import compare_accepted
 from nitrokit.gate.intrinsics import resolve
 from nitrokit.gate.key_policies import KeyPolicy, compare_key_policy
@@ -74,7 +75,7 @@ def _compare(template: Template, images: Sequence[LockedImage], time: datetime) 
     for logical, kind, resource in template.resources():
         subject = f"{template.path.name.removesuffix('.template.json')}: {_name(logical, resource)} ({kind})"
         path = str(template.path)
-        policy = _attested_policy(kind, resource, template)
+        policy = _attested_policy(kind, resource)
         if policy is not None:
             key = KeyPolicy(Place.TEMPLATE, subject, policy, _ACCOUNT, path=path, tolerated=UNSEALED)
             yield from compare_key_policy(key, images, time)
@@ -89,11 +90,11 @@ def _name(logical: str, resource: Mapping[str, Any]) -> str:
     return str(metadata.get("aws:cdk:path", logical)) if isinstance(metadata, dict) else logical
 
 
-def _attested_policy(kind: str, resource: Mapping[str, Any], template: Template) -> Mapping[str, Any] | None:
+def _attested_policy(kind: str, resource: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """A key's policy, where it speaks of attestation."""
     if kind not in ("AWS::KMS::Key", "AWS::KMS::ReplicaKey"):
         return None
-    policy = resolve((resource.get("Properties") or {}).get("KeyPolicy"), template.names)
+    policy = concrete((resource.get("Properties") or {}).get("KeyPolicy"), Environment(_ACCOUNT))
     return policy if isinstance(policy, dict) and "recipientattestation" in json.dumps(policy).lower() else None
 
 

@@ -135,3 +135,13 @@ def test_functions_resolve_as_cloudformation_does():
     ):
         assert not is_known(resolve([unknown], names)), unknown
     assert is_known(resolve([value, {"plain": "<b>text</b>"}, 1], names))
+
+
+def test_a_pcr3_that_the_deployment_measures_is_no_finding(assembly, edited):
+    def prove_the_role(template):
+        (key,) = (one for one in template["Resources"].values() if one["Type"] == "AWS::KMS::Key")
+        attested = key["Properties"]["KeyPolicy"]["Statement"][0]["Condition"]["StringEqualsIgnoreCase"]
+        attested["kms:RecipientAttestation:PCR3"] = {"Fn::GetAtt": ["Measured", "Pcr3"]}
+        return template
+
+    assert rules(compare_templates(edited(prove_the_role), [locked(assembly[1])], NOW)) == ["agrees"] * 3

@@ -1,0 +1,85 @@
+"""What a rule is, and what it looks at: templates as they are deployed, and the time. Pure: no clock, no files, no construct tree."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from nitrokit.core.key_policy import Severity
+from nitrokit.core.key_policy.intrinsics import Environment
+
+
+@dataclass(frozen=True)
+class Template:
+    """One stack's template. ``stack_path``: the stack's construct path; ``path``: the file; ``environment``: where it is deployed to, as far as that is known."""
+
+    stack_path: str
+    path: str
+    resources: Mapping[str, Any]
+    environment: Environment
+
+    def of_type(self, *types: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """(logical id, properties) of the resources of these types."""
+        for logical_id, resource in self.resources.items():
+            if isinstance(resource, dict) and resource.get("Type") in types:
+                yield logical_id, resource.get("Properties") or {}
+
+
+@dataclass(frozen=True)
+class App:
+    """All templates of an app. ``time``: aware; ``default_rules``: whether CloudFormation's own findings fail the synthesis."""
+
+    templates: tuple[Template, ...]
+    time: datetime
+    default_rules: bool = True
+
+
+@dataclass(frozen=True)
+class Rule:
+    """``id`` is API: people acknowledge it. ``what``: what is wrong; ``fix``: what to do."""
+
+    id: str
+    severity: Severity
+    what: str
+    fix: str
+
+    def at(self, template: Template, logical_id: str, *, detail: str | None = None, location: str = "Properties") -> Violation:
+        """This rule, broken here."""
+        return Violation(self, template, logical_id, detail, location)
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A rule broken by a resource. ``location``: the property's path below the resource."""
+
+    rule: Rule
+    template: Template
+    logical_id: str
+    detail: str | None
+    location: str
+
+    @property
+    def description(self) -> str:
+        return self.rule.what + (f" ({self.detail})" if self.detail else "")
+
+
+def refers_to(value: Any, logical_id: str) -> bool:
+    """Whether a value names a resource: of its own stack, or of another by what that exports (the export's name holds the logical id)."""
+    text = json.dumps(value)
+    return any(f'"{logical_id}{end}' in text for end in ('"', ".")) or ("Fn::ImportValue" in text and logical_id in text)
+
+
+def texts(value: Any) -> str:
+    """All strings in a value, joined: scripts stand in templates in pieces."""
+    if isinstance(value, str):
+        return value
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return "".join(map(texts, parts))
+
+
+def as_list(value: Any) -> list[Any]:
+    """A value that may stand alone or in a list."""
+    return value if isinstance(value, list) else [] if value is None else [value]

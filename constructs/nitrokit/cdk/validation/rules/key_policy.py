@@ -1,0 +1,37 @@
+"""Every way round the attestation that ``analyze_key_policy`` finds, one rule for each of its findings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nitrokit.cdk.validation.keys import AttestedKey, attested_keys
+from nitrokit.cdk.validation.model import App, Rule, Violation
+from nitrokit.core.key_policy import RULES as FINDINGS
+from nitrokit.core.key_policy import PolicyError, Severity, analyze_key_policy
+
+_OF_FINDINGS = {
+    id: Rule(f"nitrokit/{id}", one.severity, one.reason, one.fix) for id, one in FINDINGS.items() if one.severity > Severity.INFO
+}
+_UNREADABLE = Rule(
+    "nitrokit/policy-form", Severity.HIGH, "a key policy that speaks of attestation is not understood", "write it as IAM's grammar says"
+)
+RULES = (*_OF_FINDINGS.values(), _UNREADABLE)
+
+
+def check(app: App) -> Iterator[Violation]:
+    """Keys whose policy mentions RecipientAttestation."""
+    for key in attested_keys(app):
+        yield from _violations(key)
+
+
+def _violations(key: AttestedKey) -> Iterator[Violation]:
+    location = "Properties.KeyPolicy"
+    try:
+        found = analyze_key_policy(key.policy, account=key.template.environment.account, partition=key.template.environment.partition)
+    except PolicyError as error:
+        yield _UNREADABLE.at(key.template, key.logical_id, detail=str(error), location=location)
+        return
+    for one in found:
+        if one.id in _OF_FINDINGS:
+            parts = (one.statement, one.detail, ", ".join(one.actions), f"for {', '.join(one.principals)}" if one.principals else "")
+            yield _OF_FINDINGS[one.id].at(key.template, key.logical_id, detail="; ".join(filter(None, parts)), location=location)

@@ -1,0 +1,44 @@
+"""A rollover that was never finished: the old set stands in the policy although its date has passed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+from nitrokit.cdk.validation.keys import attested_keys
+from nitrokit.cdk.validation.model import App, Rule, Violation
+from nitrokit.core.key_policy import PolicyError, Severity, Statement, parse_policy
+
+RULE = Rule(
+    "nitrokit/stale-set",
+    Severity.HIGH,
+    "a set of measurements is past its retirement date",
+    "end the rollover: `nitrokit lock IMAGE --retire`, and deploy",
+)
+RULES = (RULE,)
+
+
+def check(app: App) -> Iterator[Violation]:
+    """Allows of attested keys whose date has passed at the app's time."""
+    for key in attested_keys(app):
+        try:
+            statements = parse_policy(key.policy)
+        except PolicyError:
+            continue  # nitrokit/policy-form tells
+        for statement in statements:
+            date = _date(statement)
+            if date is not None and app.time > date:
+                detail = f"{statement.name}, {date:%Y-%m-%d %H:%M:%S} UTC"
+                yield RULE.at(key.template, key.logical_id, detail=detail, location="Properties.KeyPolicy")
+
+
+def _date(statement: Statement) -> datetime | None:
+    """Until when an Allow holds. Without a time zone IAM takes UTC."""
+    for condition in statement.conditions:
+        if statement.allows and condition.key.lower() == "aws:currenttime" and condition.operator in ("DateLessThan", "DateLessThanEquals"):
+            try:
+                date = datetime.fromisoformat(condition.values[0])
+            except ValueError:
+                continue
+            return (date if date.tzinfo else date.replace(tzinfo=UTC)) - timedelta(seconds=condition.operator == "DateLessThan")
+    return None

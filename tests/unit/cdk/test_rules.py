@@ -1,0 +1,206 @@
+"""The rules of the pack, each on a template that breaks it and ones that do not; without synthesis."""
+
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from nitrokit.cdk.validation.model import App, Template
+from nitrokit.cdk.validation.rules import RULES, check_app
+from nitrokit.core.key_policy import RULES as FINDINGS
+from nitrokit.core.key_policy import Severity, build_key_policy
+from nitrokit.core.key_policy.intrinsics import Environment
+from nitrokit.core.measurements import Measurements, digest
+
+ROOT = Path(__file__).parents[3]
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+ONE = Measurements(digest([b"one"]), digest([b"boot"]), digest([b"app"]))
+POLICY = build_key_policy(measurements=[ONE], host_role_arn="arn:aws:iam::123456789012:role/host", account="123456789012")
+KEY = {"Type": "AWS::KMS::Key", "Properties": {"KeyPolicy": POLICY}}
+ALARM = {"Type": "AWS::CloudWatch::Alarm", "Properties": {"Namespace": "Nitrokit", "MetricName": "AttestationPassed"}}
+
+
+def _host(**changes):
+    properties = {
+        "EnclaveOptions": {"Enabled": True}, "MetadataOptions": {"HttpTokens": "required", "HttpPutResponseHopLimit": 1}, "SecurityGroupIds": [{"Fn::GetAtt": ["Group", "GroupId"]}],
+        "SubnetId": {"Ref": "Subnet"},
+    }  # fmt: skip
+    return {"Type": "AWS::EC2::Instance", "Properties": {**properties, **changes}}
+
+
+def _fleet(**changes):
+    return {"Type": "AWS::EC2::LaunchTemplate", "Properties": {"LaunchTemplateData": _host(**changes)["Properties"]}}
+
+
+def _broken(resources, *, default_rules=True, others=()):
+    templates = tuple(Template(f"S{number}", "x", one, Environment()) for number, one in enumerate([resources, *others]))
+    return sorted({one.rule.id for one in check_app(App(templates, NOW, default_rules))})
+
+
+def _group(**rule):
+    return {
+        "Type": "AWS::EC2::SecurityGroup",
+        "Properties": {"SecurityGroupIngress": [{"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, **rule}]},
+    }
+
+
+def _script(text, kind="AWS::SSM::Document"):
+    return {"Type": kind, "Properties": {"Content": {"mainSteps": [{"inputs": {"runCommand": [text]}}]}}}
+
+
+def _policy(**statement):
+    statement = {"Effect": "Allow", "Resource": {"Fn::GetAtt": ["Key", "Arn"]}, **statement}
+    return {"Type": "AWS::IAM::Policy", "Properties": {"PolicyDocument": {"Statement": [statement]}}}
+
+
+def _dated(date, operator="DateLessThanEquals"):
+    policy = json.loads(json.dumps(POLICY))
+    policy["Statement"][0]["Condition"][operator] = {"aws:CurrentTime": date}
+    return {"Type": "AWS::KMS::Key", "Properties": {"KeyPolicy": policy}}
+
+
+def _open_key(**statement):
+    return {
+        "Type": "AWS::KMS::Key",
+        "Properties": {"KeyPolicy": {**POLICY, "Statement": [*POLICY["Statement"], {"Resource": "*", "Effect": "Allow", **statement}]}},
+    }
+
+
+UNSEALED = build_key_policy(
+    measurements=[ONE],
+    host_role_arn="arn:aws:iam::123456789012:role/host",
+    account="123456789012",
+    sealed=False,
+    administrator_arn="arn:aws:iam::123456789012:role/a",
+)
+
+
+def _of(kind, **properties):
+    return {"Type": f"AWS::{kind}", "Properties": properties}
+
+
+GOOD = {"Host": _host(), "Key": KEY, "Alarm": ALARM, "Alias": _of("KMS::Alias", TargetKeyId={"Ref": "Key"})}
+CONFIG = '{"name": "x", "image_uri": "s3://b/k", "measurements": {"PCR0": "00"}}'
+CASES = {
+    "nitrokit/imdsv1": [
+        {"Host": _host(MetadataOptions={"HttpTokens": "optional"})},
+        {"Host": _host(MetadataOptions={"HttpTokens": "required", "HttpPutResponseHopLimit": 2})},
+        {"Host": _fleet(MetadataOptions=None)},
+        {"Host": _fleet(EnclaveOptions={"Enabled": "true"}, MetadataOptions={})},
+    ],
+    "nitrokit/public-ingress": [
+        {"Group": _group(CidrIp="0.0.0.0/0")},
+        {"Group": _group(CidrIpv6="::/0")},
+        {
+            "Group": _group(),
+            "In": _of("EC2::SecurityGroupIngress", **{"GroupId": {"Fn::GetAtt": ["Group", "GroupId"]}, "CidrIp": "0.0.0.0/0"}),
+        },
+        {"Host": _fleet(SecurityGroupIds=None, NetworkInterfaces=[{"Groups": [{"Ref": "Group"}]}]), "Group": _group(CidrIp="0.0.0.0/0")},
+    ],
+    "nitrokit/public-address": [
+        {"Host": _host(NetworkInterfaces=[{"AssociatePublicIpAddress": True}])},
+        {"Ip": _of("EC2::EIP", InstanceId={"Ref": "Host"})},
+        {"Subnet": _of("EC2::Subnet", MapPublicIpOnLaunch=True)},
+    ],
+    "nitrokit/debug-mode": [
+        {"Run": _script("nitro-cli run-enclave --eif-path x --debug-mode")},
+        {"Run": _script('{"debug_mode" : true}', "AWS::SSM::Association")},
+        {"Host": _host(UserData={"Fn::Base64": {"Fn::Join": ["", ["nitro-cli run-enclave ", "--attach-console"]]}})},
+    ],
+    "nitrokit/unpinned-image": [
+        {"Build": _script("nitro-cli build-enclave --docker-uri app:latest --output-file x.eif")},
+        {"Host": _host(UserData={"Fn::Base64": {"Fn::Join": ["", ["build-enclave --docker-uri ", {"Ref": "Repository"}]]}})},
+        {"Config": _script('{"image_uri": "s3://bucket/key"}', "AWS::SSM::Association")},
+    ],
+    "nitrokit/missing-alarm": [{"Alarm": _of("CloudWatch::Alarm", Namespace="AWS/EC2")}],
+    "nitrokit/stale-set": [{"Key": _dated("2026-05-31T23:59:59Z")}, {"Key": _dated("2026-06-01T00:00:00", "DateLessThan")}],
+    "nitrokit/service-encryption": [
+        {"Queue": _of("SQS::Queue", KmsMasterKeyId={"Ref": "Key"})},
+        {"Topic": _of("SNS::Topic", KmsMasterKeyId={"Fn::GetAtt": ["Key", "Arn"]})},
+        {"Volume": _of("EC2::Volume", KmsKeyId={"Fn::GetAtt": "Key.Arn"})},
+        {"Table": _of("DynamoDB::Table", SSESpecification={"KMSMasterKeyId": {"Ref": "Key"}})},
+        {"Logs": _of("Logs::LogGroup", KmsKeyId={"Ref": "Key"})},
+        {"Project": _of("CodeBuild::Project", EncryptionKey={"Ref": "Key"})},
+        {"Function": _of("Lambda::Function", KmsKeyArn={"Ref": "Key"})},
+        {"Secret": _of("SecretsManager::Secret", KmsKeyId={"Fn::ImportValue": "Other:ExportsOutputFnGetAttKeyArn1"})},
+    ],
+    "nitrokit/iam-grant": [
+        {"Policy": _policy(Action="kms:Decrypt")},
+        {
+            "Policy": _policy(
+                Action=["kms:CreateGrant", "kms:DescribeKey"], Condition={"StringEquals": {"kms:RecipientAttestation:PCR0": "00"}}
+            )
+        },
+        {"Policy": _policy(Action="kms:*")},
+        {"Role": _of("IAM::Role", Policies=[{"PolicyDocument": _policy(Action="kms:GenerateDataKey*")["Properties"]["PolicyDocument"]}])},
+    ],
+    "nitrokit/policy-change": [{"Key": _of("KMS::Key", KeyPolicy=UNSEALED)}],
+    "nitrokit/policy-form": [{"Key": _of("KMS::Key", KeyPolicy={**POLICY, "Version": "2020"})}],
+    "nitrokit/not-principal": [{"Key": _open_key(NotPrincipal={"AWS": "arn:aws:iam::123456789012:role/x"}, Action="kms:DescribeKey")}],
+}
+
+
+@pytest.mark.parametrize(("rule", "resources"), [(rule, one) for rule, cases in CASES.items() for one in cases])
+def test_what_breaks_a_rule_breaks_that_rule_alone(rule, resources):
+    assert rule in RULES
+    assert _broken({**GOOD, **resources}) == [rule]
+
+
+@pytest.mark.parametrize(
+    "resources",
+    [
+        {},
+        {"Group": _group(CidrIp="10.0.0.0/8")},
+        {"Other": _group(CidrIp="0.0.0.0/0")},
+        {"Other": _of("EC2::Instance", **{})},
+        {"Key": _dated("2026-06-01T00:00:00Z")},
+        {"Host": _host(MetadataOptions={"HttpEndpoint": "disabled"})},
+        {"Host": _host(NetworkInterfaces=[{"AssociatePublicIpAddress": False}]), "Subnet": _of("EC2::Subnet", MapPublicIpOnLaunch=True)},
+        {"Build": _script("nitro-cli build-enclave --docker-uri app@sha256:0123 --output-file x.eif")},
+        {"Config": _script(CONFIG, "AWS::SSM::Association")},
+        {"Function": {"Type": "AWS::Lambda::Function", "Properties": {"Environment": {"Variables": {"KMS_KEY_ID": {"Ref": "Key"}}}}}},
+        {"Policy": _policy(Action=["kms:Encrypt", "kms:DescribeKey"])},
+        {"Policy": _policy(Action="kms:Decrypt", Condition={"StringEqualsIgnoreCase": {"kms:RecipientAttestation:PCR0": "00"}})},
+        {"Policy": _policy(Action="kms:Decrypt", Resource="arn:aws:kms:eu-west-1:1:key/x")},
+        {"Policy": _policy(Effect="Deny", Action="kms:*")},
+        {"Queue": _of("SQS::Queue", **{"KmsMasterKeyId": {"Ref": "Other"}, "KmsDataKeyReusePeriodSeconds": 60})},
+        {
+            "Plain": {
+                "Type": "AWS::KMS::Key",
+                "Properties": {
+                    "KeyPolicy": {"Statement": [{"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "kms:*", "Resource": "*"}]}
+                },
+            }
+        },
+        {"Odd": "x"},
+        {"Key": _dated("soon")},
+        {"Bucket": {"Type": "AWS::S3::Bucket"}},
+    ],
+)
+def test_what_is_well_made_breaks_none(resources):
+    assert _broken({**GOOD, **resources}) == []
+
+
+def test_every_rule_of_its_own_has_a_case():
+    findings = {f"nitrokit/{id}" for id in FINDINGS}
+    assert {id for id in RULES if id not in findings} <= {*CASES, "nitrokit/default-rules"}
+
+
+def test_stacks_are_looked_at_together():
+    queue = {"Queue": _of("SQS::Queue", KmsMasterKeyId={"Fn::ImportValue": "S0:ExportsOutputRefKey1"})}
+    assert _broken({"Host": _host()}, others=[{"Alarm": ALARM}]) == []
+    assert _broken(GOOD, others=[queue]) == ["nitrokit/service-encryption"]
+
+
+def test_cloudformations_own_errors_should_be_errors():
+    assert _broken(GOOD, default_rules=False) == ["nitrokit/default-rules"]
+    assert json.loads((ROOT / "cdk.json").read_text())["context"]["@aws-cdk/core:validateAgainstDefaultRules"] is True
+
+
+def test_the_index_lists_every_rule_with_its_severity():
+    page = (ROOT / "docs" / "rules.md").read_text()
+    listed = dict(re.findall(r"^\| `(nitrokit/[a-z0-9-]+)` \| (\w+) \|", page, re.MULTILINE))
+    assert listed == {id: rule.severity.name.lower() for id, rule in RULES.items()}
+    assert all(rule.severity > Severity.INFO for rule in RULES.values())
