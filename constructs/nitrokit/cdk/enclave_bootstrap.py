@@ -51,9 +51,9 @@ class EnclaveBootstrap(Construct):
         self.slot = parent.enclaves.claim(image.name, cpu_count=image.cpu_count, memory_mib=image.memory_mib, egress=image.egress, cid=cid)
         agent = build_agent()
         self._agent = s3_assets.Asset(self, "Agent", path=str(_kept(agent)))
-        for asset in (image.asset, self._agent):
-            objects = asset.bucket.arn_for_objects(asset.s3_object_key)
-            parent.role.add_to_principal_policy(iam.PolicyStatement(actions=["s3:GetObject"], resources=[objects]))
+        objects = self._agent.bucket.arn_for_objects(self._agent.s3_object_key)
+        parent.role.add_to_principal_policy(iam.PolicyStatement(actions=["s3:GetObject"], resources=[objects]))
+        image.grant_read(parent.role)
         self.document = self._make_document("Document", "bootstrap.json.j2")
         association = ssm.CfnAssociation(
             self,
@@ -82,8 +82,7 @@ class EnclaveBootstrap(Construct):
         image = self.image
         value: dict[str, Any] = {
             "name": image.name,
-            "image_uri": image.asset.s3_object_url,
-            "image_sha256": _sha256(image.eif),
+            **image.host_config(),
             "measurements": {f"PCR{index}": value.hex() for index, value in image.measurements.pcrs().items()},
             "cpu_count": image.cpu_count,
             "memory_mib": image.memory_mib,
@@ -100,8 +99,3 @@ def _kept(agent: bytes) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, [agent])
     return path
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,57 +2,34 @@
 
 from __future__ import annotations
 
-from aws_cdk import Acknowledgment, Annotations, Token, Validations
+from collections.abc import Sequence
+
+from aws_cdk import Acknowledgment, Duration, Size, Stack, Validations
+from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
 from aws_cdk import aws_ssm as ssm
 from constructs import Construct
 
+from nitrokit.cdk import parent_parts
+from nitrokit.cdk.enclave_image import EnclaveImage
+from nitrokit.cdk.enclave_network import EnclaveNetwork
 from nitrokit.cdk.parent import EnclaveSlots
-
-_INTERFACES = {
-    "Ssm": ec2.InterfaceVpcEndpointAwsService.SSM,
-    "SsmMessages": ec2.InterfaceVpcEndpointAwsService.SSM_MESSAGES,
-    "Ec2Messages": ec2.InterfaceVpcEndpointAwsService.EC2_MESSAGES,
-    "Kms": ec2.InterfaceVpcEndpointAwsService.KMS,
-}
-_VOLUME_GIB = 20
-
-# What the SSM Agent needs to run documents and associations; not AmazonSSMManagedInstanceCore, which also reads every parameter of the account.
-_SSM_AGENT = (
-    "ssm:DescribeAssociation", "ssm:DescribeDocument", "ssm:GetDeployablePatchSnapshotForInstance", "ssm:GetDocument", "ssm:GetManifest", "ssm:ListAssociations", "ssm:ListInstanceAssociations",
-    "ssm:PutComplianceItems", "ssm:PutConfigurePackageResult", "ssm:PutInventory", "ssm:UpdateAssociationStatus", "ssm:UpdateInstanceAssociationStatus", "ssm:UpdateInstanceInformation",
-    "ssmmessages:CreateControlChannel", "ssmmessages:CreateDataChannel", "ssmmessages:OpenControlChannel", "ssmmessages:OpenDataChannel",
-    "ec2messages:AcknowledgeMessage", "ec2messages:DeleteMessage", "ec2messages:FailMessage", "ec2messages:GetEndpoint", "ec2messages:GetMessages", "ec2messages:SendReply",
-)  # fmt: skip
-
-
-class EnclaveNetwork(Construct):
-    """Isolated subnets with exactly the endpoints that a parent needs: no internet gateway, no NAT. S3 holds the images, the agent and Amazon Linux's packages."""
-
-    def __init__(self, scope: Construct, id: str, *, max_azs: int = 2) -> None:
-        super().__init__(scope, id)
-        subnets = [ec2.SubnetConfiguration(name="Isolated", subnet_type=ec2.SubnetType.PRIVATE_ISOLATED, cidr_mask=24)]
-        self.vpc = ec2.Vpc(
-            self, "Vpc", max_azs=max_azs, nat_gateways=0, subnet_configuration=subnets, restrict_default_security_group=False
-        )
-        self.endpoints = ec2.SecurityGroup(
-            self, "Endpoints", vpc=self.vpc, description="AWS endpoints, for parent instances", allow_all_outbound=False
-        )
-        for name, service in _INTERFACES.items():
-            self.vpc.add_interface_endpoint(name, service=service, security_groups=[self.endpoints], open=False)
-        self.vpc.add_gateway_endpoint("S3", service=ec2.GatewayVpcEndpointAwsService.S3)
-        reason = "no way in or out but AWS endpoints; flow logs are the account's choice: vpc.add_flow_log"
-        Validations.of(self.vpc).acknowledge(Acknowledgment(id="AwsSolutions-VPC7", reason=reason))
 
 
 class EnclaveHost(Construct):
     """One parent instance with EnclaveOptions, IMDSv2 alone (one hop: the enclave is given credentials by the agent), an encrypted volume and no inbound rule.
 
+    - ``images``: what will run on it: up to four images of one architecture. Default: what EnclaveBootstraps put on it, x86_64 alone.
     - ``network``: default: an EnclaveNetwork of its own.
-    - ``instance_type``: default m6i.xlarge: 4 vCPUs, of which the enclave may have two. Graviton gets Amazon Linux for arm64, and needs an arm64 image.
+    - ``instance_type``: default the smallest that holds them (``nitrokit.core.sizing.choose``), with none m6i.xlarge. Graviton gets Amazon Linux for arm64.
+    - ``machine_image``: default the newest Amazon Linux 2023 at each deployment, so a deployment may replace the instance; it holds nothing that the bootstrap does not bring back.
     - ``role_name``: default: named by CloudFormation. Name it where a policy elsewhere must know PCR3.
-    - The machine image is the newest Amazon Linux 2023 at each deployment, so a deployment may replace the instance; it holds nothing that the bootstrap does not bring back.
+    - ``volume_size``: of the root volume; default 20 GiB. ``volume_key``: what encrypts it; default the account's EBS key.
+
+    EC2 moves it to other hardware when its own fails (simplified automatic recovery), and its enclaves start again. Hibernation is impossible together with enclaves, and not offered.
+    Raises SizingError for a type that has no enclaves, and for images that do not fit.
     """
 
     def __init__(
@@ -60,76 +37,93 @@ class EnclaveHost(Construct):
         scope: Construct,
         id: str,
         *,
+        images: Sequence[EnclaveImage] = (),
         network: EnclaveNetwork | None = None,
         instance_type: ec2.InstanceType | None = None,
+        machine_image: ec2.IMachineImage | None = None,
         role_name: str | None = None,
+        volume_size: Size | None = None,
+        volume_key: kms.IKey | None = None,
     ) -> None:
         super().__init__(scope, id)
         self.enclaves = EnclaveSlots()
+        wanted = [instance_type] if instance_type else []
+        (self.instance_type,) = parent_parts.Sizing(self, self.enclaves, wanted, images).kinds
         self.network = network or EnclaveNetwork(self, "Network")
-        kind = instance_type or ec2.InstanceType("m6i.xlarge")
-        self._warn_of_unsupported(kind)
-        self.role = self._make_role(role_name)
+        parent_parts.prepare_network(self.network, images)
+        self.role: iam.IRole = parent_parts.make_role(self, role_name)
         self.instance = ec2.Instance(
             self,
             "Instance",
             vpc=self.network.vpc,
-            vpc_subnets=ec2.SubnetSelection(subnet_type=ec2.SubnetType.PRIVATE_ISOLATED),
-            instance_type=kind,
-            machine_image=ec2.MachineImage.latest_amazon_linux2023(cpu_type=_cpu_type(kind)),
+            vpc_subnets=self.network.subnets,
+            instance_type=self.instance_type,
+            machine_image=machine_image or parent_parts.machine_image(self.instance_type),
             role=self.role,
-            security_group=self._make_group(),
+            security_group=parent_parts.make_group(self, self.network),
             enclave_enabled=True,
             http_endpoint=True,
             http_tokens=ec2.HttpTokens.REQUIRED,
             http_put_response_hop_limit=1,
             detailed_monitoring=True,
-            block_devices=[
-                ec2.BlockDevice(
-                    device_name="/dev/xvda",
-                    volume=ec2.BlockDeviceVolume.ebs(_VOLUME_GIB, encrypted=True, volume_type=ec2.EbsDeviceVolumeType.GP3),
-                )
-            ],
+            block_devices=[parent_parts.root_volume(volume_size, volume_key)],
         )
+        self.instance_id = self.instance.instance_id
         reason = "the instance is cattle: the bootstrap brings everything on it back, and enclaves keep no state"
         Validations.of(self.instance).acknowledge(Acknowledgment(id="AwsSolutions-EC29", reason=reason))
 
-    def _make_role(self, name: str | None) -> iam.Role:
-        role = iam.Role(
-            self, "Role", role_name=name, assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"), description="Parent instance of enclaves"
-        )
-        role.add_to_policy(iam.PolicyStatement(sid="SsmAgent", actions=list(_SSM_AGENT), resources=["*"]))
-        reason = "the SSM Agent's own calls take no resource, or the instance itself, whose id would make a circle"
-        Validations.of(role).acknowledge(Acknowledgment(id="AwsSolutions-IAM5[Resource::*]", reason=reason))
-        return role
-
-    def _make_group(self) -> ec2.SecurityGroup:
-        group = ec2.SecurityGroup(
-            self, "Group", vpc=self.network.vpc, description="Parent instance: nothing comes in", allow_all_outbound=False
-        )
-        # S3's addresses are public; the subnets have no route to others.
-        group.add_egress_rule(ec2.Peer.any_ipv4(), ec2.Port.tcp(443), "AWS endpoints")
-        self.network.endpoints.add_ingress_rule(group, ec2.Port.tcp(443), "parent instances")
-        return group
-
-    def _warn_of_unsupported(self, kind: ec2.InstanceType) -> None:
-        """Types without Nitro Enclaves (Nitro Enclaves User Guide "Requirements")."""
-        name = kind.to_string()
-        if not Token.is_unresolved(name) and ((name.startswith("t") and not name.startswith("trn")) or ".metal" in name):
-            Annotations.of(self).add_error(
-                f"instance type {name} does not support Nitro Enclaves: take one of m6i, c6i, r6i, m7g, … with at least 4 vCPUs (2 on Graviton)"
-            )
-
-    @property
-    def instance_id(self) -> str:
-        return self.instance.instance_id
+    @staticmethod
+    def from_instance_attributes(scope: Construct, id: str, *, instance_id: str, role: iam.IRole) -> ImportedHost:
+        """A parent that another stack owns, or nobody's: launched with EnclaveOptions, and managed by Systems Manager under ``role``."""
+        return ImportedHost(scope, id, instance_id=instance_id, role=role)
 
     @property
     def association_targets(self) -> list[ssm.CfnAssociation.TargetProperty]:
         """The instance, for Systems Manager."""
-        return [ssm.CfnAssociation.TargetProperty(key="InstanceIds", values=[self.instance_id])]
+        return _targets(self.instance_id)
+
+    def metric(self, metric_name: str, *, statistic: str | None = None, period: Duration | None = None) -> cloudwatch.Metric:
+        """A metric of the instance in AWS/EC2, e.g. "CPUUtilization"; default the average over five minutes. What enclaves do does not show in it."""
+        return cloudwatch.Metric(
+            namespace="AWS/EC2",
+            metric_name=metric_name,
+            dimensions_map={"InstanceId": self.instance_id},
+            statistic=statistic,
+            period=period,
+        )
+
+    def metric_cpu_utilization(self) -> cloudwatch.Metric:
+        """Of the parent, in percent, averaged over five minutes."""
+        return self.metric("CPUUtilization")
+
+    def metric_status_check_failed(self) -> cloudwatch.Metric:
+        """1 for a minute in which a status check of the instance or its hardware failed, else 0."""
+        return self.metric("StatusCheckFailed", statistic="Maximum", period=Duration.minutes(1))
+
+    def grant_send_command(self, grantee: iam.IGrantable, document: ssm.CfnDocument) -> iam.Grant:
+        """Let somebody run one SSM document on this instance."""
+        stack = Stack.of(self)
+        arns = [
+            stack.format_arn(service="ssm", resource="document", resource_name=document.ref),
+            stack.format_arn(service="ec2", resource="instance", resource_name=self.instance_id),
+        ]
+        return iam.Grant.add_to_principal(grantee=grantee, actions=["ssm:SendCommand"], resource_arns=arns, scope=self)
 
 
-def _cpu_type(kind: ec2.InstanceType) -> ec2.AmazonLinuxCpuType:
-    arm = not Token.is_unresolved(kind.to_string()) and kind.architecture == ec2.InstanceArchitecture.ARM_64
-    return ec2.AmazonLinuxCpuType.ARM_64 if arm else ec2.AmazonLinuxCpuType.X86_64
+class ImportedHost(Construct):
+    """A parent by its id: an ``EnclaveParent``."""
+
+    def __init__(self, scope: Construct, id: str, *, instance_id: str, role: iam.IRole) -> None:
+        super().__init__(scope, id)
+        self.instance_id = instance_id
+        self.role = role
+        self.enclaves = EnclaveSlots()
+
+    @property
+    def association_targets(self) -> list[ssm.CfnAssociation.TargetProperty]:
+        """The instance, for Systems Manager."""
+        return _targets(self.instance_id)
+
+
+def _targets(instance_id: str) -> list[ssm.CfnAssociation.TargetProperty]:
+    return [ssm.CfnAssociation.TargetProperty(key="InstanceIds", values=[instance_id])]

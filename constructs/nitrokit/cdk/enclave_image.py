@@ -1,10 +1,16 @@
-"""EnclaveImage: an EIF as an S3 asset, with the measurements that everything else derives from."""
+"""EnclaveImage: what runs in an enclave, where its host gets it, and the measurements that everything else derives from."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from aws_cdk import aws_ecr_assets as ecr_assets
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_s3_assets as s3_assets
 from constructs import Construct
 
@@ -28,10 +34,28 @@ class ImageDriftError(NitrokitError):
     area = "drift"
 
 
-class EnclaveImage(Construct):
-    """An enclave image. Use ``from_directory`` or ``from_eif``.
+@dataclass(frozen=True)
+class EifObject:
+    """An EIF in S3. ``sha256``: of the whole file, in hex; ``version``: the object's, where the bucket keeps versions."""
 
-    ``reference_values``: the lock, with what retires in a rollover; ``measurements``: its current set; ``asset``: the EIF in S3; ``cpu_count`` and ``memory_mib``: what one enclave of it needs.
+    bucket: s3.IBucket
+    key: str
+    sha256: str
+    version: str | None = None
+
+
+Source = EifObject | ecr_assets.DockerImageAsset
+
+
+class EnclaveImage(Construct):
+    """An enclave image. Use ``from_directory``, ``from_eif``, ``from_measurements`` or ``from_docker_image``.
+
+    - ``name``: of the enclave on its host, unique there.
+    - ``measurements``: one set, or a whole lock.
+    - ``arch``: "x86_64" or "aarch64", as in enclave.toml. ``cpu_count``, ``memory_mib``: what one enclave of it needs. ``egress``: where it may talk to.
+    - ``source``: where its host gets it; None: from nowhere (somebody else runs it).
+
+    ``reference_values``: the lock, with what retires in a rollover; ``measurements``: its current set.
     """
 
     def __init__(
@@ -39,25 +63,26 @@ class EnclaveImage(Construct):
         scope: Construct,
         id: str,
         *,
-        eif: Path,
-        measurements: Measurements | ReferenceValues,
         name: str,
-        cpu_count: int = 2,
-        memory_mib: int | None = None,
-        egress: tuple[Egress, ...] = (),
+        measurements: Measurements | ReferenceValues,
+        arch: str,
+        cpu_count: int,
+        memory_mib: int,
+        egress: Sequence[Egress] = (),
+        source: Source | None = None,
     ) -> None:
         super().__init__(scope, id)
         self.name = name
-        self.eif = eif
         self.reference_values = _lock_of(measurements)
+        self.arch = arch
         self.cpu_count = cpu_count
-        self.memory_mib = enclave_memory(eif.stat().st_size, memory_mib)
-        self.egress = egress
-        self.asset = s3_assets.Asset(self, "Eif", path=str(eif))
+        self.memory_mib = memory_mib
+        self.egress = tuple(egress)
+        self.source = source
 
     @property
     def measurements(self) -> Measurements:
-        """What the EIF measures: the lock's current set."""
+        """The lock's current set."""
         return self.reference_values.current
 
     @classmethod
@@ -77,12 +102,13 @@ class EnclaveImage(Construct):
                 expected=str(folder / "measurements.json"),
                 do="if the change is meant, run `nitrokit lock --measurements-only` and have the new lock reviewed",
             )
-        return cls(
+        return cls._of_eif(
             scope,
             id,
-            eif=built.eif,
-            measurements=lock.reference_values,
+            built.eif,
             name=manifest.name,
+            measurements=lock.reference_values,
+            arch=manifest.arch,
             cpu_count=manifest.cpu_count,
             memory_mib=manifest.memory_mib,
             egress=manifest.egress,
@@ -99,20 +125,144 @@ class EnclaveImage(Construct):
         measurements: Measurements | ReferenceValues,
         cpu_count: int = 2,
         memory_mib: int | None = None,
+        egress: Sequence[Egress] = (),
     ) -> EnclaveImage:
-        """An EIF built elsewhere. It is measured here and must be what ``measurements``, one set or a whole lock, says is current. Raises EifError, ImageDriftError."""
+        """An EIF built elsewhere: it is measured here, and must be what ``measurements`` says is current. ``memory_mib`` None: four times the EIF. Raises EifError, ImageDriftError."""
         path = Path(eif)
         with path.open("rb") as file:
-            differing = _lock_of(measurements).current.differences(read_eif(file).measurements)
-        if differing:
+            read = read_eif(file)
+        if differing := _lock_of(measurements).current.differences(read.measurements):
             raise ImageDriftError(
                 "image", f"{path.name} does not measure as given", got="; ".join(map(str, differing)), expected="the given measurements"
             )
-        return cls(scope, id, eif=path, measurements=measurements, name=name, cpu_count=cpu_count, memory_mib=memory_mib)
+        return cls._of_eif(
+            scope,
+            id,
+            path,
+            name=name,
+            measurements=measurements,
+            arch=read.arch,
+            cpu_count=cpu_count,
+            memory_mib=memory_mib,
+            egress=egress,
+        )
+
+    @classmethod
+    def from_measurements(
+        cls,
+        scope: Construct,
+        id: str,
+        *,
+        name: str,
+        measurements: Measurements | ReferenceValues,
+        memory_mib: int,
+        arch: str = "x86_64",
+        cpu_count: int = 2,
+        egress: Sequence[Egress] = (),
+        eif: EifObject | None = None,
+    ) -> EnclaveImage:
+        """An image that is not here: keys and monitors derive from its lock. ``eif``: where a host finds it, and checks it against the lock; None: no host of this app can run it."""
+        return cls(
+            scope,
+            id,
+            name=name,
+            measurements=measurements,
+            arch=arch,
+            cpu_count=cpu_count,
+            memory_mib=enclave_memory(0, memory_mib),
+            egress=egress,
+            source=eif,
+        )
+
+    @classmethod
+    def from_docker_image(
+        cls,
+        scope: Construct,
+        id: str,
+        image: ecr_assets.DockerImageAsset,
+        *,
+        name: str,
+        measurements: Measurements | ReferenceValues,
+        memory_mib: int,
+        arch: str = "x86_64",
+        cpu_count: int = 2,
+        egress: Sequence[Egress] = (),
+    ) -> EnclaveImage:
+        """A Docker image in ECR, from which each host builds the EIF with nitro-cli, and runs it only when it measures as ``measurements`` says.
+
+        Docker's builds are rarely the same twice, so pin the base and push once. ``memory_mib``: at least four times the EIF.
+        """
+        return cls(
+            scope,
+            id,
+            name=name,
+            measurements=measurements,
+            arch=arch,
+            cpu_count=cpu_count,
+            memory_mib=enclave_memory(0, memory_mib),
+            egress=egress,
+            source=image,
+        )
+
+    @classmethod
+    def _of_eif(
+        cls,
+        scope: Construct,
+        id: str,
+        eif: Path,
+        *,
+        name: str,
+        measurements: Measurements | ReferenceValues,
+        arch: str,
+        cpu_count: int,
+        memory_mib: int | None,
+        egress: Sequence[Egress],
+    ) -> EnclaveImage:
+        """The EIF goes to S3 as an asset of the image."""
+        image = cls(
+            scope,
+            id,
+            name=name,
+            measurements=measurements,
+            arch=arch,
+            cpu_count=cpu_count,
+            memory_mib=enclave_memory(eif.stat().st_size, memory_mib),
+            egress=egress,
+        )
+        asset = s3_assets.Asset(image, "Eif", path=str(eif))
+        image.source = EifObject(asset.bucket, asset.s3_object_key, _sha256(eif))
+        return image
+
+    def host_config(self) -> dict[str, str]:
+        """What the host agent is told of where the image comes from. Raises ImageDriftError for an image that is nowhere."""
+        if isinstance(self.source, EifObject):
+            uri = self.source.bucket.s3_url_for_object(self.source.key)
+            return {"image_uri": uri, "image_version": self.source.version or "", "image_sha256": self.source.sha256}
+        if self.source is not None:
+            return {"docker_uri": self.source.image_uri}
+        raise ImageDriftError(
+            "no-source", f"{self.name} is measurements alone: a host cannot fetch it", expected="an EIF", do="give from_measurements(eif=…)"
+        )
+
+    def grant_read(self, grantee: iam.IGrantable) -> None:
+        """Let a host fetch the image, and nothing else of its bucket or repository."""
+        if isinstance(self.source, EifObject):
+            versions = ["s3:GetObjectVersion"] if self.source.version else []
+            arn = self.source.bucket.arn_for_objects(self.source.key)
+            iam.Grant.add_to_principal(grantee=grantee, actions=["s3:GetObject", *versions], resource_arns=[arn], scope=self)
+            if self.source.bucket.encryption_key is not None:
+                self.source.bucket.encryption_key.grant_decrypt(grantee)
+        elif self.source is not None:
+            self.source.repository.grant_pull(grantee)
 
 
 def _lock_of(measurements: Measurements | ReferenceValues) -> ReferenceValues:
     return measurements if isinstance(measurements, ReferenceValues) else ReferenceValues(measurements)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _quiet(_: str) -> None:

@@ -11,9 +11,7 @@ from aws_cdk import aws_ssm as ssm
 from constructs import IConstruct
 
 from nitrokit.core.manifest import Egress
-
-MAX_ENCLAVES = 4
-"""Enclaves a parent (Nitro Enclaves User Guide "What is AWS Nitro Enclaves", considerations)."""
+from nitrokit.core.sizing import MAX_ENCLAVES
 
 _FIRST_CID, _CIDS = 16, range(4, 2**32 - 1)
 # The bundled vsock-proxy service has it (aws-nitro-enclaves-cli issue 699).

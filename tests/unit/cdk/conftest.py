@@ -1,18 +1,22 @@
-"""What several constructs' tests need: images by their measurements alone, and a template's key policy made concrete."""
+"""What several constructs' tests need: small EIFs, images by their measurements alone, and a template's key policy made concrete."""
 
+import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 import aws_cdk as cdk
 import pytest
 from aws_cdk import aws_iam as iam
 from aws_cdk.assertions import Template
 
+from nitrokit.core.eif import read_eif, write_eif
 from nitrokit.core.key_policy.intrinsics import Environment, concrete
 from nitrokit.core.measurements import Measurements, digest, pcr8
 from nitrokit.core.reference_values import ReferenceValues, RetiringSet
 
 ACCOUNT = "123456789012"
+ROOT = Path(__file__).parents[3]
 
 
 def measured(name: str, *, signed: bool = False) -> Measurements:
@@ -71,5 +75,29 @@ def document_of():
         pcrs = {**one.pcrs(), **({3: pcr3(role_arn)} if role_arn else {})}
         found = {f"kms:RecipientAttestation:PCR{index}": value.hex() for index, value in pcrs.items()}
         return {**found, "kms:RecipientAttestation:ImageSha384": one.pcr0.hex(), "aws:CurrentTime": datetime.now(UTC).isoformat(), **more}
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def eif_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("eif") / "small.eif"
+    with path.open("w+b") as file:
+        write_eif(file, kernel=b"kernel", cmdline="c", ramdisks=[b"init", b"app"], metadata={"BuildMetadata": {}})
+    return path
+
+
+@pytest.fixture(scope="session")
+def eif_lock(eif_file):
+    return read_eif(eif_file.read_bytes()).measurements
+
+
+@pytest.fixture
+def new_stack(tmp_path):
+    """Makes stacks with cdk.json's context, each of an app of its own."""
+    context = json.loads((ROOT / "cdk.json").read_text())["context"]
+
+    def make(**arguments):
+        return cdk.Stack(cdk.App(outdir=str(tmp_path / "cdk.out"), context=context), "S", **arguments)
 
     return make

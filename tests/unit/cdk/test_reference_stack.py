@@ -25,7 +25,6 @@ from nitrokit.core.eif import read_eif, write_eif
 from nitrokit.core.key_policy import PolicyError
 from nitrokit.core.manifest import Egress
 from nitrokit.core.measurements import Measurements, digest
-from nitrokit.core.reference_values import ReferenceValues
 
 ROOT = Path(__file__).parents[3]
 OWNER = "arn:aws:iam::123456789012:role/owner"
@@ -51,9 +50,8 @@ def stack(tmp_path):
 
 
 def _image(stack, eif, locked):
-    return EnclaveImage(
-        stack, "Image", eif=eif, measurements=locked, name="hello", egress=(Egress("kms.us-east-1.amazonaws.com", 443, 8001),)
-    )
+    egress = (Egress("kms.us-east-1.amazonaws.com", 443, 8001),)
+    return EnclaveImage.from_eif(stack, "Image", eif, measurements=locked, name="hello", egress=egress)
 
 
 def _whole(stack, eif, locked, **monitor):
@@ -120,12 +118,6 @@ def test_the_machine_image_has_the_instances_architecture(stack, kind, arm):
     EnclaveHost(stack, "Host", instance_type=ec2.InstanceType(kind))
     parameters = json.dumps(Template.from_stack(stack).to_json()["Parameters"])
     assert ("-arm64" in parameters, "-x86_64" in parameters) == (arm, not arm)
-
-
-@pytest.mark.parametrize("kind", ["t3.xlarge", "m6i.metal"])
-def test_a_type_without_enclaves_is_an_error(stack, kind):
-    EnclaveHost(stack, "Host", instance_type=ec2.InstanceType(kind))
-    Annotations.from_stack(stack).has_error("*", Match.string_like_regexp("does not support Nitro Enclaves"))
 
 
 # Permissions
@@ -209,9 +201,11 @@ def test_an_open_key_needs_its_administrator_and_a_debug_lock_is_refused(stack, 
         EnclaveKey(stack, "Open", images=[image], host_role=host.role, sealed=False)
     with pytest.raises(PolicyError):
         EnclaveKey(stack, "None", images=[], host_role=host.role)
-    image.reference_values = ReferenceValues(Measurements(bytes(48), bytes(48), bytes(48)))
+    debug = EnclaveImage.from_measurements(
+        stack, "Debug", name="debug", measurements=Measurements(bytes(48), bytes(48), bytes(48)), memory_mib=64
+    )
     with pytest.raises(PolicyError):
-        EnclaveKey(stack, "Debug", images=[image], host_role=host.role)
+        EnclaveKey(stack, "DebugKey", images=[debug], host_role=host.role)
 
 
 # The bootstrap

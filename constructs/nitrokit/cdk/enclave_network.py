@@ -1,0 +1,159 @@
+"""EnclaveNetwork: where parents live, with no way in or out but the AWS endpoints they need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aws_cdk import Acknowledgment, Aws, Validations
+from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_iam as iam
+from constructs import Construct
+
+from nitrokit.core.key_policy.statements import ATTESTED_ACTIONS
+
+_BASIC = ("ssm", "ssmmessages", "ec2messages", "kms", "logs")
+"""Systems Manager (older agents speak ec2messages), KMS for the enclaves, CloudWatch Logs for what the agent publishes (Systems Manager User Guide, "VPC endpoints")."""
+DOCKER_SERVICES = ("ecr.api", "ecr.dkr")
+"""What a parent that builds images from ECR needs besides S3 (Amazon ECR User Guide, "Interface VPC endpoints")."""
+_ACTIONS = {"kms": [*ATTESTED_ACTIONS, "kms:GenerateRandom", "kms:Encrypt", "kms:DescribeKey"], "ecr.api": ["ecr:*"], "ecr.dkr": ["ecr:*"]}
+_PUBLIC_BUCKETS = ("al2023-repos-{region}-de612dc2", "amazonlinux-2-repos-{region}", "amazon-ssm-{region}", "aws-ssm-{region}")
+"""Amazon Linux's packages (AL2023 User Guide, "Managing repositories") and the SSM Agent's updates (Systems Manager User Guide, "SSM Agent communications with AWS managed S3 buckets")."""
+_LAYER_BUCKET = "prod-{region}-starport-layer-bucket"
+
+
+class EnclaveNetwork(Construct):
+    """Isolated subnets with exactly the endpoints that a parent needs: no internet gateway, no NAT, and no credentials of another account through any endpoint.
+
+    - ``max_azs``: over how many zones; default 2.
+    - ``cidr``: the VPC's addresses; default 10.0.0.0/16, a /24 for each zone.
+    - ``services``: further AWS services for which there is an interface endpoint, e.g. "monitoring"; default none. Constructs add what they need (``add_endpoint``).
+
+    Endpoint policies: the caller must be of this account; KMS takes only what an attested enclave may ask, with Encrypt and DescribeKey; S3 reaches this account's buckets, and reads
+    those of Amazon Linux and the SSM Agent. Widen one by ``network.endpoint("kms").add_to_policy(…)``.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        max_azs: int = 2,
+        cidr: str | None = None,
+        services: Sequence[str] = (),
+    ) -> None:
+        super().__init__(scope, id)
+        self._interfaces: dict[str, ec2.InterfaceVpcEndpoint] = {}
+        self._s3: ec2.GatewayVpcEndpoint | None = None
+        vpc = self._make_vpc(max_azs, cidr)
+        self.vpc: ec2.IVpc = vpc
+        self.subnets = ec2.SubnetSelection(subnet_type=ec2.SubnetType.PRIVATE_ISOLATED)
+        self.endpoints: ec2.ISecurityGroup | None = ec2.SecurityGroup(
+            self, "Endpoints", vpc=vpc, description="AWS endpoints, for parent instances", allow_all_outbound=False
+        )
+        self._s3 = vpc.add_gateway_endpoint("S3", service=ec2.GatewayVpcEndpointAwsService.S3)
+        for statement in _s3_statements():
+            self._s3.add_to_policy(statement)
+        for service in dict.fromkeys([*_BASIC, *services]):
+            self.add_endpoint(service)
+
+    def _make_vpc(self, max_azs: int, cidr: str | None) -> ec2.Vpc:
+        subnets = [ec2.SubnetConfiguration(name="Isolated", subnet_type=ec2.SubnetType.PRIVATE_ISOLATED, cidr_mask=24)]
+        vpc = ec2.Vpc(
+            self,
+            "Vpc",
+            max_azs=max_azs,
+            ip_addresses=ec2.IpAddresses.cidr(cidr) if cidr else None,
+            nat_gateways=0,
+            subnet_configuration=subnets,
+            restrict_default_security_group=False,
+        )
+        reason = "no way in or out but AWS endpoints; flow logs are the account's choice: network.vpc.add_flow_log"
+        Validations.of(vpc).acknowledge(Acknowledgment(id="AwsSolutions-VPC7", reason=reason))
+        return vpc
+
+    @staticmethod
+    def from_vpc(
+        scope: Construct,
+        id: str,
+        *,
+        vpc: ec2.IVpc,
+        subnets: ec2.SubnetSelection | None = None,
+        endpoint_security_group: ec2.ISecurityGroup | None = None,
+    ) -> EnclaveNetwork:
+        """A VPC of somebody else's: nothing is added to it, so it must lead to Systems Manager, KMS, CloudWatch Logs and S3.
+
+        - ``subnets``: where parents go; default its isolated subnets.
+        - ``endpoint_security_group``: that of its interface endpoints, which is then opened for parents on port 443; default: left alone.
+        """
+        return _ImportedNetwork(scope, id, vpc, subnets, endpoint_security_group)
+
+    def add_endpoint(self, service: str) -> None:
+        """The interface endpoint of a service ("ssm", "ecr.api", …), unless it is there. In a VPC of somebody else's: nothing."""
+        if service in self._interfaces or self.endpoints is None:
+            return
+        name = "".join(part.capitalize() for part in service.replace(".", "-").split("-"))
+        added = self.vpc.add_interface_endpoint(
+            name, service=ec2.InterfaceVpcEndpointAwsService(service), security_groups=[self.endpoints], open=False
+        )
+        prefix = service.partition(".")[0]
+        added.add_to_policy(_of_this_account(_ACTIONS.get(service, [f"{prefix}:*"])))
+        self._interfaces[service] = added
+        if service == "ecr.dkr" and self._s3 is not None:
+            self._s3.add_to_policy(_public_read(_LAYER_BUCKET))
+
+    def endpoint(self, service: str) -> ec2.InterfaceVpcEndpoint:
+        """The endpoint of a service. Raises ValueError where there is none."""
+        if service not in self._interfaces:
+            raise ValueError(f"{self.node.path} has no endpoint of {service}; expected one of {', '.join(self._interfaces) or 'none'}")
+        return self._interfaces[service]
+
+    def admit(self, group: ec2.ISecurityGroup) -> None:
+        """Let a parent's security group reach the endpoints."""
+        if self.endpoints is not None:
+            self.endpoints.add_ingress_rule(group, ec2.Port.tcp(443), "parent instances")
+
+
+class _ImportedNetwork(EnclaveNetwork):
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        vpc: ec2.IVpc,
+        subnets: ec2.SubnetSelection | None,
+        endpoint_security_group: ec2.ISecurityGroup | None,
+    ) -> None:
+        Construct.__init__(self, scope, id)
+        self._interfaces = {}
+        self._s3 = None
+        self.vpc = vpc
+        self.subnets = subnets or ec2.SubnetSelection(subnet_type=ec2.SubnetType.PRIVATE_ISOLATED)
+        self.endpoints = endpoint_security_group
+
+    def add_endpoint(self, service: str) -> None:
+        """Nothing: the VPC's owner decides."""
+
+
+def _of_this_account(actions: list[str]) -> iam.PolicyStatement:
+    """Credentials of another account, brought along to carry data out, are of no use here."""
+    return iam.PolicyStatement(
+        principals=[iam.AnyPrincipal()],
+        actions=actions,
+        resources=["*"],
+        conditions={"StringEquals": {"aws:PrincipalAccount": Aws.ACCOUNT_ID}},
+    )
+
+
+def _s3_statements() -> list[iam.PolicyStatement]:
+    own = iam.PolicyStatement(
+        principals=[iam.AnyPrincipal()],
+        actions=["s3:GetObject", "s3:GetObjectVersion", "s3:ListBucket", "s3:PutObject"],
+        resources=["*"],
+        conditions={"StringEquals": {"aws:PrincipalAccount": Aws.ACCOUNT_ID, "aws:ResourceAccount": Aws.ACCOUNT_ID}},
+    )
+    return [own, _public_read(*_PUBLIC_BUCKETS)]
+
+
+def _public_read(*buckets: str) -> iam.PolicyStatement:
+    """Dnf asks without credentials, so no condition on the caller would match."""
+    arns = [f"arn:{Aws.PARTITION}:s3:::{bucket.format(region=Aws.REGION)}/*" for bucket in buckets]
+    return iam.PolicyStatement(principals=[iam.AnyPrincipal()], actions=["s3:GetObject"], resources=arns)

@@ -1,0 +1,136 @@
+"""What a host and a fleet are made of alike: the type that holds their images, role, security group, volume, machine image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jsii
+from aws_cdk import Acknowledgment, Annotations, IStableStringProducer, Lazy, Size, Token, Validations
+from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_ecr_assets as ecr_assets
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
+from constructs import Construct, IValidation
+
+from nitrokit.cdk.enclave_image import EnclaveImage
+from nitrokit.cdk.enclave_network import DOCKER_SERVICES, EnclaveNetwork
+from nitrokit.cdk.instance_types import catalogue
+from nitrokit.cdk.parent import EnclaveSlots
+from nitrokit.core.sizing import EnclaveNeeds, InstanceType, SizingError, allocate, choose
+
+UNKNOWN_TYPE = "@nitrokit/cdk:unknownInstanceType"
+DEFAULT_TYPE = "m6i.xlarge"
+_VOLUME = Size.gibibytes(20)
+
+# What the SSM Agent needs to run documents and associations; not AmazonSSMManagedInstanceCore, which also reads every parameter of the account.
+_SSM_AGENT = (
+    "ssm:DescribeAssociation", "ssm:DescribeDocument", "ssm:GetDeployablePatchSnapshotForInstance", "ssm:GetDocument", "ssm:GetManifest", "ssm:ListAssociations", "ssm:ListInstanceAssociations",
+    "ssm:PutComplianceItems", "ssm:PutConfigurePackageResult", "ssm:PutInventory", "ssm:UpdateAssociationStatus", "ssm:UpdateInstanceAssociationStatus", "ssm:UpdateInstanceInformation",
+    "ssmmessages:CreateControlChannel", "ssmmessages:CreateDataChannel", "ssmmessages:OpenControlChannel", "ssmmessages:OpenDataChannel",
+    "ec2messages:AcknowledgeMessage", "ec2messages:DeleteMessage", "ec2messages:FailMessage", "ec2messages:GetEndpoint", "ec2messages:GetMessages", "ec2messages:SendReply",
+)  # fmt: skip
+
+
+class Sizing:
+    """Which instance types a parent may have: ``wanted``, else the smallest that holds ``images``, else, at the end of the synthesis, the smallest that holds what was put on it (x86_64).
+
+    All enclaves of the parent are checked then, together, against each type. A token is taken as it is, and so is, with a warning, a family newer than the table.
+    Raises SizingError for a type without enclaves, and for images that do not fit.
+    """
+
+    def __init__(self, scope: Construct, slots: EnclaveSlots, wanted: Sequence[ec2.InstanceType], images: Sequence[EnclaveImage]) -> None:
+        needs = [EnclaveNeeds(one.name, one.arch, one.cpu_count, one.memory_mib) for one in images]
+        if not wanted and needs:
+            wanted = [ec2.InstanceType(choose(needs, catalogue()).instance_type.name)]
+        self.kinds = list(wanted) or [ec2.InstanceType(Lazy.string(_Smallest(slots)))]
+        self._known = [known for kind in self.kinds if (known := _known(scope, kind)) is not None]
+        for known in self._known if needs else ():
+            allocate(known, needs, catalogue())
+        if self._known or not wanted:
+            scope.node.add_validation(_Fits(slots, self._known))
+
+
+def _known(scope: Construct, kind: ec2.InstanceType) -> InstanceType | None:
+    """What the table says of it; None for a token and for a family newer than the table."""
+    name = kind.to_string()
+    if Token.is_unresolved(name):
+        return None
+    known = catalogue().find(name)
+    if known is None:
+        message = f"instance type {name} is newer than the table of types ({catalogue().source}): nothing checked that it holds enclaves"
+        Annotations.of(scope).add_warning_v2(UNKNOWN_TYPE, message)
+    return known
+
+
+def _needs(slots: EnclaveSlots, arch: str) -> list[EnclaveNeeds]:
+    return [EnclaveNeeds(one.name, arch, one.cpu_count, one.memory_mib) for one in slots]
+
+
+@jsii.implements(IStableStringProducer)
+class _Smallest:
+    def __init__(self, slots: EnclaveSlots) -> None:
+        self._slots = slots
+
+    def produce(self) -> str:
+        try:
+            return choose(_needs(self._slots, "x86_64"), catalogue()).instance_type.name
+        except SizingError:  # nothing is put on it; what does not fit, _Fits tells
+            return DEFAULT_TYPE
+
+
+@jsii.implements(IValidation)
+class _Fits:
+    """``kinds``: none where the smallest is chosen."""
+
+    def __init__(self, slots: EnclaveSlots, kinds: list[InstanceType]) -> None:
+        self._slots, self._kinds = slots, kinds
+
+    def validate(self) -> list[str]:
+        if not list(self._slots):
+            return []
+        try:
+            if not self._kinds:
+                choose(_needs(self._slots, "x86_64"), catalogue())
+            for kind in self._kinds:
+                allocate(kind, _needs(self._slots, kind.arch), catalogue())
+        except SizingError as error:
+            return [str(error)]
+        return []
+
+
+def machine_image(kind: ec2.InstanceType) -> ec2.IMachineImage:
+    """The newest Amazon Linux 2023 at each deployment, of the type's architecture; x86_64 for a token."""
+    arm = not Token.is_unresolved(kind.to_string()) and kind.architecture == ec2.InstanceArchitecture.ARM_64
+    return ec2.MachineImage.latest_amazon_linux2023(cpu_type=ec2.AmazonLinuxCpuType.ARM_64 if arm else ec2.AmazonLinuxCpuType.X86_64)
+
+
+def make_role(scope: Construct, name: str | None) -> iam.Role:
+    role = iam.Role(
+        scope, "Role", role_name=name, assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"), description="Parent instance of enclaves"
+    )
+    role.add_to_policy(iam.PolicyStatement(sid="SsmAgent", actions=list(_SSM_AGENT), resources=["*"]))
+    reason = "the SSM Agent's own calls take no resource, or the instance itself, whose id would make a circle"
+    Validations.of(role).acknowledge(Acknowledgment(id="AwsSolutions-IAM5[Resource::*]", reason=reason))
+    return role
+
+
+def make_group(scope: Construct, network: EnclaveNetwork) -> ec2.SecurityGroup:
+    group = ec2.SecurityGroup(scope, "Group", vpc=network.vpc, description="Parent instance: nothing comes in", allow_all_outbound=False)
+    # S3's addresses are public; the subnets have no route to others.
+    group.add_egress_rule(ec2.Peer.any_ipv4(), ec2.Port.tcp(443), "AWS endpoints")
+    network.admit(group)
+    return group
+
+
+def prepare_network(network: EnclaveNetwork, images: Sequence[EnclaveImage]) -> None:
+    """The endpoints that these images need beyond the basic ones."""
+    if any(isinstance(image.source, ecr_assets.DockerImageAsset) for image in images):
+        for service in DOCKER_SERVICES:
+            network.add_endpoint(service)
+
+
+def root_volume(size: Size | None, key: kms.IKey | None) -> ec2.BlockDevice:
+    volume = ec2.BlockDeviceVolume.ebs(
+        (size or _VOLUME).to_gibibytes(), encrypted=True, kms_key=key, volume_type=ec2.EbsDeviceVolumeType.GP3
+    )
+    return ec2.BlockDevice(device_name="/dev/xvda", volume=volume)
