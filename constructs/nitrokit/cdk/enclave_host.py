@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aws_cdk import Acknowledgment, Duration, Size, Stack, Validations
+from aws_cdk import Acknowledgment, Duration, Size, Validations
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
@@ -102,12 +102,7 @@ class EnclaveHost(Construct):
 
     def grant_send_command(self, grantee: iam.IGrantable, document: ssm.CfnDocument) -> iam.Grant:
         """Let somebody run one SSM document on this instance."""
-        stack = Stack.of(self)
-        arns = [
-            stack.format_arn(service="ssm", resource="document", resource_name=document.ref),
-            stack.format_arn(service="ec2", resource="instance", resource_name=self.instance_id),
-        ]
-        return iam.Grant.add_to_principal(grantee=grantee, actions=["ssm:SendCommand"], resource_arns=arns, scope=self)
+        return parent_parts.grant_send_command(self, grantee, document, self.association_targets[0])
 
 
 class ImportedHost(Construct):

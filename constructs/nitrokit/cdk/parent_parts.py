@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jsii
-from aws_cdk import Acknowledgment, Annotations, IStableStringProducer, Lazy, Size, Token, Validations
+from aws_cdk import Acknowledgment, Annotations, IStableStringProducer, Lazy, Size, Stack, Token, Validations
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_ecr_assets as ecr_assets
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
+from aws_cdk import aws_ssm as ssm
 from constructs import Construct, IValidation
 
 from nitrokit.cdk.enclave_image import EnclaveImage
@@ -44,6 +45,13 @@ class Sizing:
             wanted = [ec2.InstanceType(choose(needs, catalogue()).instance_type.name)]
         self.kinds = list(wanted) or [ec2.InstanceType(Lazy.string(_Smallest(slots)))]
         self._known = [known for kind in self.kinds if (known := _known(scope, kind)) is not None]
+        if len({known.arch for known in self._known}) > 1:
+            raise SizingError(
+                "mixed-types",
+                "all instances of a fleet have one architecture",
+                got=", ".join(f"{known.name}: {known.arch}" for known in self._known),
+                do="leave out the types of one architecture",
+            )
         for known in self._known if needs else ():
             allocate(known, needs, catalogue())
         if self._known or not wanted:
@@ -134,3 +142,21 @@ def root_volume(size: Size | None, key: kms.IKey | None) -> ec2.BlockDevice:
         (size or _VOLUME).to_gibibytes(), encrypted=True, kms_key=key, volume_type=ec2.EbsDeviceVolumeType.GP3
     )
     return ec2.BlockDevice(device_name="/dev/xvda", volume=volume)
+
+
+def grant_send_command(
+    scope: Construct, grantee: iam.IGrantable, document: ssm.CfnDocument, target: ssm.CfnAssociation.TargetProperty
+) -> iam.Grant:
+    """Run one document on the instances of ``target``, and on no other: by id, or by the tag that they have."""
+    stack = Stack.of(scope)
+    documents = stack.format_arn(service="ssm", resource="document", resource_name=document.ref)
+    tag = str(target.key).partition("tag:")[2]
+    names = ["*"] if tag else list(target.values)
+    instances = [stack.format_arn(service="ec2", resource="instance", resource_name=name) for name in names]
+    granted = iam.Grant.add_to_principal(grantee=grantee, actions=["ssm:SendCommand"], resource_arns=[documents], scope=scope)
+    conditions = {"StringEquals": {f"ssm:resourceTag/{tag}": list(target.values)}} if tag else None
+    return granted.combine(
+        iam.Grant.add_to_principal(
+            grantee=grantee, actions=["ssm:SendCommand"], resource_arns=instances, conditions=conditions, scope=scope
+        )
+    )
