@@ -67,7 +67,8 @@ class EnclaveKey(AttestedKey):
         self._key.cfn_options.update_replace_policy = CfnDeletionPolicy.RETAIN
         if not sealed:
             reason = f"sealed=False: {administrator_arn} alone may change the policy, knowingly"
-            Validations.of(self._key).acknowledge(Acknowledgment(id="nitrokit/policy-change", reason=reason))
+            meant = [Acknowledgment(id=f"nitrokit/{id}", reason=reason) for id in ("policy-change", "alias-move")]
+            Validations.of(self._key).acknowledge(*meant)
         if images and host_role:
             self.grants.decrypt(host_role, *images, attest_role=attest_host_role)
         for owner in data_owners:
@@ -117,7 +118,7 @@ class EnclaveKey(AttestedKey):
         check_size(longest(policy), sets=len(self._policy.openings))
         account = Environment().account if Token.is_unresolved(stack.account) else stack.account
         found = analyze_key_policy(concrete(policy, Environment(account)), account=account)
-        return [one for one in found if (one.id, one.statement) != ("policy-change", "ChangePolicy")]
+        return [one for one in found if one.statement != "ChangePolicy"]
 
     def _is_deployment_role(self, arn: str | None) -> bool:
         stack = Stack.of(self)

@@ -8,7 +8,7 @@ from functools import reduce
 from typing import Any, Protocol
 
 import jsii
-from aws_cdk import Token, TokenComparison
+from aws_cdk import Acknowledgment, Token, TokenComparison, Validations
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk.interfaces import ResourceEnvironment
@@ -92,6 +92,9 @@ class EnclaveKeyGrants:
             self._policy.conditional_owners.append((principal, condition))
         elif self._policy is not None:
             self._policy.owners.append(principal)
+        if self._resource is not None and principal == "*":
+            reason = f"data owners are known by a condition: {dict(condition)}"
+            Validations.of(self._resource).acknowledge(Acknowledgment(id="nitrokit/unauthenticated-ciphertext", reason=reason))
         return self._grant(owner, OWNER_ACTIONS, condition)
 
     def _grant(self, grantee: iam.IGrantable, actions: tuple[str, ...], conditions: Mapping[str, Mapping[str, Any]]) -> iam.Grant:

@@ -10,7 +10,7 @@ import pytest
 from nitrokit.cdk.validation.model import App, Template
 from nitrokit.cdk.validation.rules import RULES, check_app
 from nitrokit.core.key_policy import RULES as FINDINGS
-from nitrokit.core.key_policy import Severity, build_key_policy
+from nitrokit.core.key_policy import build_key_policy
 from nitrokit.core.key_policy.intrinsics import Environment
 from nitrokit.core.measurements import Measurements, digest
 
@@ -61,20 +61,12 @@ def _dated(date, operator="DateLessThanEquals"):
     return {"Type": "AWS::KMS::Key", "Properties": {"KeyPolicy": policy}}
 
 
-def _open_key(**statement):
+def _open_key(*, sealed=True, **statement):
+    statements = [one for one in POLICY["Statement"] if sealed or one["Sid"] != "DenyWhatNoAttestationGates"]
     return {
         "Type": "AWS::KMS::Key",
-        "Properties": {"KeyPolicy": {**POLICY, "Statement": [*POLICY["Statement"], {"Resource": "*", "Effect": "Allow", **statement}]}},
+        "Properties": {"KeyPolicy": {**POLICY, "Statement": [*statements, {"Resource": "*", "Effect": "Allow", **statement}]}},
     }
-
-
-UNSEALED = build_key_policy(
-    measurements=[ONE],
-    host_role_arn="arn:aws:iam::123456789012:role/host",
-    account="123456789012",
-    sealed=False,
-    administrator_arn="arn:aws:iam::123456789012:role/a",
-)
 
 
 def _of(kind, **properties):
@@ -136,8 +128,12 @@ CASES = {
         {"Policy": _policy(Action="kms:*")},
         {"Role": _of("IAM::Role", Policies=[{"PolicyDocument": _policy(Action="kms:GenerateDataKey*")["Properties"]["PolicyDocument"]}])},
     ],
-    "nitrokit/policy-change": [{"Key": _of("KMS::Key", KeyPolicy=UNSEALED)}],
+    "nitrokit/policy-change": [
+        {"Key": _open_key(Principal={"AWS": "arn:aws:iam::123456789012:role/a"}, Action="kms:PutKeyPolicy", sealed=False)}
+    ],
     "nitrokit/policy-form": [{"Key": _of("KMS::Key", KeyPolicy={**POLICY, "Version": "2020"})}],
+    "nitrokit/alias-move": [{"Key": _open_key(Principal={"AWS": "*"}, Action="kms:UpdateAlias", sealed=False)}],
+    "nitrokit/unauthenticated-ciphertext": [{"Key": _open_key(Principal={"AWS": "*"}, Action="kms:Encrypt")}],
     "nitrokit/not-principal": [{"Key": _open_key(NotPrincipal={"AWS": "arn:aws:iam::123456789012:role/x"}, Action="kms:DescribeKey")}],
 }
 
@@ -176,6 +172,7 @@ def test_what_breaks_a_rule_breaks_that_rule_alone(rule, resources):
         },
         {"Odd": "x"},
         {"Key": _dated("soon")},
+        {"Key": _open_key(Principal={"AWS": "arn:aws:iam::999999999999:role/owner"}, Action="kms:Encrypt")},
         {"Bucket": {"Type": "AWS::S3::Bucket"}},
     ],
 )
@@ -203,4 +200,3 @@ def test_the_index_lists_every_rule_with_its_severity():
     page = (ROOT / "docs" / "rules.md").read_text()
     listed = dict(re.findall(r"^\| `(nitrokit/[a-z0-9-]+)` \| (\w+) \|", page, re.MULTILINE))
     assert listed == {id: rule.severity.name.lower() for id, rule in RULES.items()}
-    assert all(rule.severity > Severity.INFO for rule in RULES.values())

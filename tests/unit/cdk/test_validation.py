@@ -87,6 +87,7 @@ def test_our_constructs_break_no_rule_that_they_can_keep(app, image):
     open_key = EnclaveKey(stack, "Open", sealed=False, administrator_arn=EnclaveKey.deployment_role_arn(stack))
     open_key.grants.decrypt(host.role, image("tool"))
     open_key.grants.encrypt(owner)
+    open_key.grants.encrypt(iam.OrganizationPrincipal("o-1234567890"))
     app.synth()
     assert {one["ruleName"] for one in _report(app)["violations"]} == {"nitrokit/missing-alarm"}
 

@@ -49,7 +49,8 @@ def test_our_own_policies_have_no_way_round():
     with_owner = build_key_policy(measurements=[OLD], host_role_arn=HOST, account=ACCOUNT, data_owner_arns=[OWNER])
     assert _ids(with_owner) == {"unauthenticated-ciphertext"}
     open_policy = build_key_policy(measurements=[OLD], host_role_arn=HOST, account=ACCOUNT, sealed=False, administrator_arn=OWNER)
-    (finding,) = analyze_key_policy(open_policy, account=ACCOUNT)
+    finding, alias = analyze_key_policy(open_policy, account=ACCOUNT)
+    assert (alias.id, alias.principals, alias.statement) == ("alias-move", (OWNER,), "ChangePolicy")
     assert (finding.id, finding.principals, finding.actions, finding.statement) == (
         "policy-change",
         (OWNER,),
@@ -70,6 +71,7 @@ def test_the_default_key_policy_leaves_everything_to_iam():
         finding.id: finding for finding in analyze_key_policy(_policy(_allow(Principal={"AWS": ROOT}, Action="kms:*")), account=ACCOUNT)
     }
     assert set(found) == {
+        "alias-move",
         "iam-delegation",
         "re-encrypt",
         "decapsulate",

@@ -23,6 +23,7 @@ _TPM = f"{ATTESTATION_PREFIX}nitrotpmpcr"
 _IMAGE, _PCR = f"{ATTESTATION_PREFIX}imagesha384", f"{ATTESTATION_PREFIX}pcr"
 _VALUE = re.compile("[0-9a-f]{96}")
 _NOBODY = "000000000000"
+ANYBODY = "any AWS principal, of any account"
 _IMAGE_KEYS = (_IMAGE, f"{_PCR}0", f"{_PCR}1", f"{_PCR}2", f"{_PCR}8")
 _ABOUT_PRINCIPALS = ("aws:principalarn", "aws:principalaccount", "kms:calleraccount")
 _WILD = re.compile(r"[*?]")
@@ -62,7 +63,7 @@ def actors(statements: Sequence[Statement], account: str, partition: str) -> lis
     """One principal for each name in the policy and each one that a condition names, one of the account that is not named, a stranger, a service."""
     found = {
         "account": Actor(f"arn:{partition}:iam::{account}:role/any", account, "AWS", f"any principal of account {account}"),
-        "stranger": Actor(f"arn:{partition}:iam::{_NOBODY}:role/any", _NOBODY, "AWS", "any AWS principal, of any account"),
+        "stranger": Actor(f"arn:{partition}:iam::{_NOBODY}:role/any", _NOBODY, "AWS", ANYBODY),
         "service": Actor("any.amazonaws.com", "", "Service", "any AWS service"),
     }
     for statement in statements:

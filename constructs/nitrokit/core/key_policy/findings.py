@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nitrokit.core.key_policy.adversaries import (
+    ANYBODY,
     ZERO,
     Actor,
     Document,
@@ -37,6 +38,8 @@ _UNGATED = {
     "kms:CreateGrant": "grant",
     "kms:PutKeyPolicy": "policy-change",
     "kms:ReplicateKey": "replication",
+    "kms:UpdateAlias": "alias-move",
+    "kms:DeleteAlias": "alias-move",
     "kms:Encrypt": "unauthenticated-ciphertext",
     "kms:GenerateDataKeyWithoutPlaintext": "unauthenticated-ciphertext",
     "kms:GenerateDataKeyPairWithoutPlaintext": "unauthenticated-ciphertext",
@@ -178,8 +181,7 @@ def _named(finding: str, how: str, is_grant: bool) -> str:
 
 def _plain(labels: Mapping[str, None]) -> tuple[str, ...]:
     """Anybody makes the others superfluous."""
-    anybody = [label for label in labels if label.startswith("any AWS principal")]
-    return tuple(anybody or labels)
+    return (ANYBODY,) if ANYBODY in labels else tuple(labels)
 
 
 def _as_statement(grant: Grant) -> Statement:

@@ -67,6 +67,8 @@ _ALL = (
     Rule("not-action", Severity.MEDIUM, "allows everything but the actions named, new ones too", "list the actions that are meant"),
     Rule("wildcard-action", Severity.MEDIUM, "allows actions by a wildcard, new ones too", "list the actions that are meant"),
     Rule("attribute-based", Severity.LOW, "depends on tags or aliases: whoever may change those changes who matches", "name principals, and the key itself"),
+    Rule("alias-move", Severity.LOW, "may move or delete the key's aliases: data owners who use one would encrypt under another key",
+         "deny kms:UpdateAlias and kms:DeleteAlias to everybody; let data owners name the key by its ARN"),
     Rule("unknown-operator", Severity.HIGH, "uses an operator that is not understood; it was taken to hold in an Allow and not to hold in a Deny", "use a documented operator"),
     Rule("unauthenticated-ciphertext", Severity.INFO, "may make ciphertexts that an enclave accepts: decrypting one proves nothing about who wrote it",
          "sign data, or bind it by encryption context, where it matters who wrote it"),

@@ -25,6 +25,7 @@ from nitrokit.core.key_policy import AccessRequest, Decision, PolicyError, autho
 from nitrokit.emulation.cloud.identity import Caller, Identities, SignatureError
 from nitrokit.emulation.cloud.kms_error import KmsError
 from nitrokit.emulation.cloud.kms_pairs import derive_shared_secret, generate_data_key_pair
+from nitrokit.emulation.cloud.kms_permissions import attributes, granted, permissions
 
 TARGET = "TrentService."
 _KEYLESS = {"CreateKey", "ListKeys", "ListAliases", "GenerateRandom"}
@@ -118,10 +119,17 @@ class KmsFront:
     def _authorize(self, action: str, request: dict[str, Any], caller: Caller, document: VerifiedDocument | None) -> None:
         if action in _KEYLESS:
             return
-        key = self._key(request)
-        context = {**_context(request, caller, document), "aws:CurrentTime": self._now().isoformat()}
-        access = AccessRequest(f"kms:{action}", caller.principal_arn, caller.account, key.arn, context, caller.session_arn)
-        decision = decide(key.policy, access, self._account)
+        for permission, key in permissions(action, request, self._key):
+            self._permit(permission, key, request, caller, document)
+
+    def _permit(self, permission: str, key: Any, request: dict[str, Any], caller: Caller, document: VerifiedDocument | None) -> None:
+        context = {
+            **_context(request, caller, document),
+            **attributes(key, request, self._tags(key)),
+            "aws:CurrentTime": self._now().isoformat(),
+        }
+        access = AccessRequest(f"kms:{permission}", caller.principal_arn, caller.account, key.arn, context, caller.session_arn)
+        decision = granted(decide(key.policy, access, self._account), access, key)
         pcr0 = document.pcrs.get(0, b"").hex() if document else None
         self.events.append(
             KmsEvent(
@@ -143,6 +151,12 @@ class KmsFront:
                 "AccessDeniedException",
                 f"User: {caller.session_arn or caller.principal_arn} is not authorized to perform: {access.action} on this resource {how}",
             )
+
+    def _tags(self, key: Any) -> dict[str, str]:
+        from moto.kms.models import kms_backends
+
+        tags: dict[str, str] = kms_backends[self._account][self._region].tagger.get_tag_dict_for_resource(key.id)
+        return tags
 
     def _key(self, request: dict[str, Any]) -> Any:
         """The key that a request names, or whose ciphertext it brings."""

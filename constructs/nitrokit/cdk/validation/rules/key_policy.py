@@ -8,9 +8,14 @@ from nitrokit.cdk.validation.keys import AttestedKey, attested_keys
 from nitrokit.cdk.validation.model import App, Rule, Violation
 from nitrokit.core.key_policy import RULES as FINDINGS
 from nitrokit.core.key_policy import PolicyError, Severity, analyze_key_policy
+from nitrokit.core.key_policy.adversaries import ANYBODY
 
+_FROM_ANYBODY = "unauthenticated-ciphertext"
+"""Data owners encrypt, so this is told only where anybody may."""
 _OF_FINDINGS = {
-    id: Rule(f"nitrokit/{id}", one.severity, one.reason, one.fix) for id, one in FINDINGS.items() if one.severity > Severity.INFO
+    id: Rule(f"nitrokit/{id}", one.severity, one.reason, one.fix)
+    for id, one in FINDINGS.items()
+    if one.severity > Severity.INFO or id == _FROM_ANYBODY
 }
 _UNREADABLE = Rule(
     "nitrokit/policy-form", Severity.HIGH, "a key policy that speaks of attestation is not understood", "write it as IAM's grammar says"
@@ -32,6 +37,6 @@ def _violations(key: AttestedKey) -> Iterator[Violation]:
         yield _UNREADABLE.at(key.template, key.logical_id, detail=str(error), location=location)
         return
     for one in found:
-        if one.id in _OF_FINDINGS:
+        if one.id in _OF_FINDINGS and (one.id != _FROM_ANYBODY or one.principals == (ANYBODY,)):
             parts = (one.statement, one.detail, ", ".join(one.actions), f"for {', '.join(one.principals)}" if one.principals else "")
             yield _OF_FINDINGS[one.id].at(key.template, key.logical_id, detail="; ".join(filter(None, parts)), location=location)
