@@ -25,6 +25,7 @@ check: setup
 
 bench: setup
 	python bench/core.py
+	python bench/ledger.py
 	python bench/run.py
 
 setup: system $(VENV)/.ready node_modules/.ready
