@@ -14,8 +14,8 @@ from constructs import Construct, IValidation
 
 from nitrokit.cdk.attested_key import AttestedKey, ImportedKey
 from nitrokit.cdk.enclave_key_grants import EnclaveKeyGrants, KeyPolicy, MeasuredImage
+from nitrokit.core.intrinsics import Environment, concrete, longest
 from nitrokit.core.key_policy import Finding, PolicyError, Severity, analyze_key_policy, check_size
-from nitrokit.core.key_policy.intrinsics import Environment, concrete, longest
 
 _KEY_ARN = re.compile(r"arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/[0-9a-f-]+")
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from nitrokit.core.intrinsics import is_known
 from nitrokit.core.key_policy import ATTESTED_ACTIONS, Grant, PolicyError, policy_differences
-from nitrokit.gate.intrinsics import is_known
 from nitrokit.gate.key_policies import KeyPolicy, compare_key_policy
 from nitrokit.gate.locks import LockedImage
 from nitrokit.gate.report import Comparison, Place

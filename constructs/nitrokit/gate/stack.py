@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nitrokit.gate.intrinsics import resolve
+from nitrokit.core.intrinsics import resolve
 
 _ARNS = {
     "AWS::IAM::Role": "arn:{partition}:iam::{account}:role{path}{id}",

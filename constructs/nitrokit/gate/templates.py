@@ -10,9 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from nitrokit.core.key_policy.intrinsics import Environment, concrete
+from nitrokit.core.intrinsics import Environment, concrete, resolve
 from nitrokit.gate.consumers import compare_accepted
-from nitrokit.gate.intrinsics import resolve
 from nitrokit.gate.key_policies import KeyPolicy, compare_key_policy
 from nitrokit.gate.locks import LockedImage, Pcrs
 from nitrokit.gate.report import Comparison, Place

@@ -11,7 +11,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk.assertions import Template
 
 from nitrokit.core.eif import read_eif, write_eif
-from nitrokit.core.key_policy.intrinsics import Environment, concrete
+from nitrokit.core.intrinsics import Environment, concrete
 from nitrokit.core.measurements import Measurements, digest, pcr8
 from nitrokit.core.reference_values import ReferenceValues, RetiringSet
 

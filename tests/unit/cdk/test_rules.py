@@ -9,9 +9,9 @@ import pytest
 
 from nitrokit.cdk.validation.model import App, Template
 from nitrokit.cdk.validation.rules import RULES, check_app
+from nitrokit.core.intrinsics import Environment
 from nitrokit.core.key_policy import RULES as FINDINGS
 from nitrokit.core.key_policy import build_key_policy
-from nitrokit.core.key_policy.intrinsics import Environment
 from nitrokit.core.measurements import Measurements, digest
 
 ROOT = Path(__file__).parents[3]

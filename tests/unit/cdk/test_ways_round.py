@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from nitrokit.cdk.enclave_key import EnclaveKey
 from nitrokit.cdk.validation.plugin import NitrokitChecks
+from nitrokit.core.intrinsics import Environment, concrete
 from nitrokit.core.key_policy import openings, policy_for
-from nitrokit.core.key_policy.intrinsics import Environment, concrete
 from nitrokit.core.measurements import Measurements, digest, pcr3, pcr4
 from nitrokit.core.nsm import NsmClient
 from nitrokit.core.reference_values import ReferenceValues, RetiringSet

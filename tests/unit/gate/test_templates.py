@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from nitrokit.gate.intrinsics import is_known, resolve
 from nitrokit.gate.templates import compare_templates, sets_in
 
 from .conftest import FOREIGN, NEW, NOW, OLD, locked, rules
@@ -117,24 +116,6 @@ def test_measurements_are_found_wherever_they_stand():
     inside = json.dumps({"name": "hello", "deep": [json.dumps({"Measurements": {"HashAlgorithm": "x", **one}})]})
     assert list(sets_in({"a": [inside]})) == [("hello", NEW.pcrs())]
     assert list(sets_in({"a": ['{"PCR0" no json', {"PCR0": "short"}, '"PCR0"']})) == []
-
-
-def test_functions_resolve_as_cloudformation_does():
-    names = {"A": "a", "B.Arn": "arn:b", "AWS::Partition": "aws", "import:X:Y": "y"}.get
-    value = {"Fn::Join": ["", ["arn:", {"Ref": "AWS::Partition"}, ":", {"Fn::GetAtt": ["B", "Arn"]}, {"Fn::ImportValue": "X:Y"}]]}
-    assert resolve(value, names) == "arn:aws:arn:by"
-    assert resolve({"Fn::Sub": "${A}-${!A}-${B.Arn}"}, names) == "a-${!A}-arn:b"
-    assert resolve({"Fn::Sub": ["${C}${A}", {"C": {"Ref": "A"}}]}, names) == "aa"
-    for unknown in (
-        {"Ref": "Z"},
-        {"Fn::GetAtt": "Z.Arn"},
-        {"Fn::If": ["C", 1, 2]},
-        {"Fn::Join": 3},
-        {"Fn::Sub": "${Z}"},
-        {"Fn::ImportValue": "Z"},
-    ):
-        assert not is_known(resolve([unknown], names)), unknown
-    assert is_known(resolve([value, {"plain": "<b>text</b>"}, 1], names))
 
 
 def test_a_pcr3_that_the_deployment_measures_is_no_finding(assembly, edited):

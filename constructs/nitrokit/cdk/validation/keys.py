@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from nitrokit.cdk.validation.model import App, Template
-from nitrokit.core.key_policy.intrinsics import concrete
+from nitrokit.core.intrinsics import concrete
 
 
 @dataclass(frozen=True)

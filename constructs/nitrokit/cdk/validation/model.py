@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from nitrokit.core.intrinsics import Environment
 from nitrokit.core.key_policy import Severity
-from nitrokit.core.key_policy.intrinsics import Environment
 
 
 @dataclass(frozen=True)

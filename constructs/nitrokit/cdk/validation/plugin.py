@@ -24,8 +24,8 @@ from constructs import IConstruct
 from nitrokit._version import __version__
 from nitrokit.cdk.validation.model import App, Template, Violation
 from nitrokit.cdk.validation.rules import RULES, check_app
+from nitrokit.core.intrinsics import Environment
 from nitrokit.core.key_policy import Severity
-from nitrokit.core.key_policy.intrinsics import Environment
 
 NAME = "NitrokitChecks"
 
