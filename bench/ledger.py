@@ -6,21 +6,34 @@ The store is the real one, over a table in memory; and over moto's DynamoDB, whe
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from math import log2
 from pathlib import Path
 from typing import Any
 
-from nitrokit.core.ledger import PASS, LedgerEntry, consistency_proof, inclusion_proof, root_of, verify_consistency, verify_inclusion
+from nitrokit.core.ledger import (
+    PASS,
+    Frontier,
+    LedgerEntry,
+    LedgerRecord,
+    consistency_proof,
+    inclusion_proof,
+    leaf_hash,
+    root_of,
+    verify_consistency,
+    verify_inclusion,
+    walk,
+)  # fmt: skip
 from nitrokit.core.ledger.layout import KEY
-from nitrokit.core.ledger.merkle import Frontier
+from nitrokit.core.ledger.proofs import Node
 from nitrokit.handlers.ledger_store import MAX_BATCH, Ledger
 
 TIME = datetime(2026, 6, 7, tzinfo=UTC)
@@ -72,7 +85,7 @@ def main() -> None:
     parser.add_argument("--moto", type=int, default=1_000, help="entries over moto's DynamoDB")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    rows = [*_growing(options.entries), *_moto(options.moto)]
+    rows = [*_growing(options.entries), *_whole(5_000), *_moto(options.moto)]
     for what, value, beside in rows:
         print(f"{what:<58} {value:>14}   {beside}")
     if options.json:
@@ -147,6 +160,43 @@ def _linear(ledger: Ledger, entries: int) -> Iterator[Row]:
         f"{seconds * 1e6:.0f} µs",
         "what storing hashes saves; it is the stored root",
     )
+
+
+def _whole(entries: int) -> Iterator[Row]:
+    """`ledger verify` without its reading from disk: every record parsed, hashed and compared."""
+    records, nodes, last, frontier = [], dict[Node, bytes](), bytes(32), Frontier()
+    document = DOCUMENT.read_bytes()
+    for number in range(entries):
+        records.append(LedgerRecord(number, last, _entry(number, document)).encode())
+        frontier, hashes = frontier.append(leaf_hash(records[-1]))
+        nodes.update(((level, ((number + 1) >> level) - 1), value) for level, value in enumerate(hashes))
+        last = hashes[0]
+    log = MemoryLog(records, nodes)
+    start = time.perf_counter()
+    assert sum(1 for _ in walk(log, entries, [])) == entries
+    seconds = (time.perf_counter() - start) / entries
+    start = time.perf_counter()
+    for record in records:
+        hashlib.sha256(record).digest()
+    plain = (time.perf_counter() - start) / entries
+    yield (
+        f"verify a whole ledger, {len(records[0]):,} bytes a record",
+        f"{seconds * 1e6:.0f} µs each",
+        f"{seconds / plain:.0f} × one SHA-256 of it",
+    )
+
+
+class MemoryLog:
+    """Records and hashes in memory."""
+
+    def __init__(self, records: list[bytes], hashes: dict[Node, bytes]) -> None:
+        self._records, self._hashes = records, hashes
+
+    def records(self, start: int, end: int) -> Iterator[bytes]:
+        return iter(self._records[start:end])
+
+    def nodes(self, nodes: Sequence[Node]) -> list[bytes]:
+        return [self._hashes[node] for node in nodes]
 
 
 def _moto(entries: int) -> Iterator[Row]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING
 
 from nitrokit.cli.ledger_source import OpenedLedger
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from nitrokit.handlers.ledger_index import EnclaveIndex
 
 
+_DAY = re.compile(r"[^T: ]{1,10}")
+
+
 @dataclass(frozen=True)
 class Found:
     """The answers for an enclave's hosts. ``signed``: the ledger's last checkpoint. ``complete``: the ledger was read whole; else an index pointed to the records, and may have hidden some."""
@@ -45,11 +48,14 @@ class Found:
 def parse_time(text: str) -> tuple[datetime, datetime]:
     """From when to when: a whole day, or one moment. Raises UsageError."""
     try:
-        time = datetime.fromisoformat(text)
-    except ValueError as error:
+        if _DAY.fullmatch(text):
+            start = datetime.combine(date.fromisoformat(text), time(), UTC)
+            return start, start + timedelta(days=1)
+        moment = datetime.fromisoformat(text)
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
         raise UsageError("bad-time", "not a day or a time", got=text[:80], expected="2026-06-07, or 2026-06-07T12:00:00Z") from error
-    time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-    return (time, time + timedelta(days=1)) if re.fullmatch(r"\d{4}-\d{2}-\d{2}|\d{8}", text) else (time, time)
+    return moment, moment
 
 
 def ask(opened: OpenedLedger, enclave: str, host: str | None, start: datetime, end: datetime, anchor: TrustAnchor) -> Found:

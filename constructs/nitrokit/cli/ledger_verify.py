@@ -102,9 +102,8 @@ def verify_whole(opened: OpenedLedger, kept: Sequence[Path]) -> WholeReport:
     """Read everything (nitrokit.core.ledger.audit tells what is checked). Raises LedgerError, LedgerKeyError, UsageError, LedgerUnavailableError."""
     own = [opened.trust.check(note) for note in opened.notes]
     former = {str(path): opened.trust.check(read_file(path)) for path in kept}
-    if other := {one.origin for one in [*own, *former.values()]} - ({own[-1].origin} if own else set()):
-        if own:
-            raise LedgerError("origin", "the checkpoint of another ledger", got=", ".join(sorted(other))[:200], expected=own[-1].origin)
+    if len(origins := {one.origin for one in [*own, *former.values()]}) > 1:
+        raise LedgerError("origin", "the checkpoints are of several ledgers", got=", ".join(sorted(origins))[:300], expected="one ledger's")
     verdicts = Counter(record.entry.verdict for record in walk(opened.log, opened.size, [*own, *former.values()]))
     root = root_of(opened.size, opened.log.nodes)
     if opened.frontier is not None and opened.frontier.root() != root:

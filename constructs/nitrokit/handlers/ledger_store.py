@@ -61,7 +61,7 @@ class Ledger:
         keys = {id_key(entry.entry_id): entry for entry in batch}
         for _ in self.table.attempts():
             found = self.table.get([HEAD, *keys])
-            numbers.update((entry.entry_id, int(found[key]["sequence"]["N"])) for key, entry in keys.items() if key in found)
+            numbers.update((entry.entry_id, _number(found[key], "sequence", key)) for key, entry in keys.items() if key in found)
             missing = [entry for key, entry in keys.items() if key not in found]
             head = _head(found.get(HEAD))
             if not missing or self.table.put(_puts(head, missing)):
@@ -94,8 +94,8 @@ class Ledger:
 
     def checkpoint_count(self) -> int:
         """How many checkpoints there are."""
-        found = self.table.get([CHECKPOINTS])
-        return int(found[CHECKPOINTS]["count"]["N"]) if found else 0
+        item = self.table.get([CHECKPOINTS]).get(CHECKPOINTS)
+        return 0 if item is None else _number(item, "count", CHECKPOINTS)
 
     def checkpoints(self, start: int, end: int) -> Iterator[str]:
         """The signed notes of the checkpoints ``start`` to ``end``, numbered from 0. Raises LedgerError where one is missing."""
@@ -119,8 +119,9 @@ def _head(item: Item | None) -> Head:
     if item is None:
         return Head()
     peaks, last = _binary(item, "peaks", HEAD), _binary(item, "last", HEAD)
-    size = int(item.get("size", {}).get("N", "-1"))
-    return Head(Frontier(size, tuple(peaks[at : at + HASH_LENGTH] for at in range(0, len(peaks), HASH_LENGTH))), last)
+    return Head(
+        Frontier(_number(item, "size", HEAD), tuple(peaks[at : at + HASH_LENGTH] for at in range(0, len(peaks), HASH_LENGTH))), last
+    )
 
 
 def _puts(head: Head, entries: Sequence[LedgerEntry]) -> list[Put]:
@@ -149,6 +150,13 @@ def _binary(item: Item | None, attribute: str, key: str) -> bytes:
         raise _gap(key)
     value = item[attribute]["B"]
     return bytes(getattr(value, "value", value))
+
+
+def _number(item: Item, attribute: str, key: str) -> int:
+    text = str(item.get(attribute, {}).get("N", ""))
+    if not text.isdecimal():
+        raise _gap(f"number in {key}")
+    return int(text)
 
 
 def _gap(key: str) -> LedgerError:

@@ -147,7 +147,7 @@ def test_at_tells_what_ran_and_what_is_proven(world, export, place):
     found = _at(world, "2026-06-07T08:00Z", *where, "--host", HOST, "--json")
     (host,) = found.json["hosts"]
     assert (found.code, host["verdict"], found.json["signature"], found.json["complete"]) == (0, "PROVEN", "trusted", place == "export")
-    (run, _) = [host["runs"][0], host["gaps"]]
+    run = host["runs"][0]
     assert (run["from"], run["to"], run["pcrs"]["0"], run["image"]) == (
         "2026-06-07T06:00:00+00:00",
         "2026-06-07T10:00:00+00:00",
@@ -227,8 +227,11 @@ def test_verify_finds_edits_gaps_forks_and_truncation(world, export, changed, tm
     # Another history, signed by a thief of the key: only the kept checkpoint tells.
     thief = ec.generate_private_key(ec.SECP256R1())
     forged = tmp_path / "forged"
-    forged.write_text(sign_checkpoint(7, bytes(32), DAY, replace(world.signer, sign=world.signer.sign)))
+    forged.write_text(sign_checkpoint(7, bytes(32), DAY, world.signer))
     assert _code(_run(world, "verify", export, "--key", world.key, "--checkpoint", forged)) == "ledger/fork"
+    other = replace(world.signer, key=replace(world.signer.key, name="example.com/other"))
+    forged.write_text(sign_checkpoint(7, bytes(32), DAY, other))
+    assert _code(_run(world, "verify", export, "--key", world.key, "--checkpoint", forged)) == "ledger/origin"
     forged.write_text(sign_checkpoint(70, bytes(32), DAY, world.signer))
     assert _code(_run(world, "verify", export, "--key", world.key, "--checkpoint", forged)) == "ledger/truncated"
     (tmp_path / "thief.pem").write_bytes(thief.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
@@ -237,7 +240,9 @@ def test_verify_finds_edits_gaps_forks_and_truncation(world, export, changed, tm
 
 def test_what_cannot_be_asked_is_usage(world, export, tmp_path):
     for arguments in (
-        ["verify"], ["verify", export, "--table", "x"], ["verify", tmp_path], ["at", "yesterday", export, "--enclave", "x"], ["at", "2026-06-07", export],
+        ["verify"], ["verify", export, "--table", "x"], ["verify", tmp_path], ["at", "yesterday", export, "--enclave", "x"], ["at", "9999-12-31", export, "--enclave", "x"],
+        ["at", "0001-01-01T00:00+05:00", export, "--enclave", "x"],
+         ["at", "2026-06-07", export],
         ["verify", export, "--key", tmp_path / "none"],
         ["verify", export, "--key", export / "checkpoint"], ["verify", export, "--key", world.key, "--kms-key", "x"], ["export", tmp_path / "new", "--table", "ledger", "--region", "eu-west-1"],
     ):  # fmt: skip

@@ -231,6 +231,13 @@ def test_what_is_missing_is_a_gap(dynamodb):
     with pytest.raises(LedgerError) as caught:
         ledger.append(_entry("on"))
     assert caught.value.slug == "bad-frontier"
+    for key, call in (("head", ledger.head), ("id/on", lambda: ledger.append(_entry("on"))), ("checkpoints", ledger.checkpoint_count)):
+        for item in ({}, {name: {"N": "1.5"} for name in ("size", "sequence", "count")}):
+            dynamodb.put_item(TableName="ledger", Item={"key": {"S": key}, "peaks": {"B": b""}, "last": {"B": b""}, **item})
+            with pytest.raises(LedgerError) as caught:
+                call()
+            assert caught.value.slug == "gap"
+        dynamodb.delete_item(TableName="ledger", Key={"key": {"S": key}})
 
 
 def test_one_of_two_who_sign_at_once_wins(dynamodb):
