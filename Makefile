@@ -51,9 +51,12 @@ tests/iam_simulate/node_modules/.ready: tests/iam_simulate/package.json tests/ia
 	@npm ci --prefix tests/iam_simulate --no-audit --no-fund --loglevel=error || { echo "could not install the pinned Node packages: is the npm registry reachable?" >&2; exit 3; }
 	@touch $@
 
-# For maintainers: resolve requirements.txt anew (needs uv).
+# For maintainers: resolve requirements.txt and lambda/requirements.txt anew (needs uv). A Lambda ships what stands there; its runtime brings botocore and what that needs.
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --extra dev --no-emit-package nitrokit -o requirements.txt pyproject.toml
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet \
+		--no-emit-package botocore --no-emit-package python-dateutil --no-emit-package six --no-emit-package urllib3 --no-emit-package pycparser \
+		-o lambda/requirements.txt lambda/requirements.in
 
 clean:
 	rm -rf $(VENV) node_modules tests/iam_simulate/node_modules cdk.out .nitrokit .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

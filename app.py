@@ -27,7 +27,7 @@ class EnclaveStack(cdk.Stack):
         host = EnclaveHost(self, "Host")
         key = EnclaveKey(self, "Key", images=[image], host_role=host.role, data_owners=[owner] if owner else [])
         bootstrap = EnclaveBootstrap(self, "Bootstrap", parent=host, image=image)
-        monitor = AttestationMonitor(self, "Monitor", bootstrap=bootstrap, trust_anchor=anchor, runtime=runtime)
+        monitor = AttestationMonitor(self, "Monitor", bootstraps=[bootstrap], trust_anchor=anchor, runtime=runtime)
 
         cdk.CfnOutput(self, "KeyArn", value=key.key_arn)
         cdk.CfnOutput(self, "InstanceId", value=host.instance_id)

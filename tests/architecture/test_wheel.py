@@ -20,12 +20,13 @@ def test_the_wheel_brings_templates_lambdas_and_types(tmp_path):
         "nitrokit/py.typed",
         "nitrokit/host/templates/bootstrap.json.j2",
         "nitrokit/host/templates/attest.json.j2",
-        "nitrokit/_lambda/check_enclave/index.py",
-        "nitrokit/_lambda/check_enclave/requirements.txt",
+        "nitrokit/_lambda/check_enclaves/index.py",
+        "nitrokit/_lambda/requirements.txt",
+        "nitrokit/handlers/schemas/verify_attestation.json",
         "nitrokit/emulation/nitro/shims/sitecustomize.py",
     } <= names
     assert {name.split("/")[0] for name in names} == {"nitrokit", next(name for name in names if "dist-info" in name).split("/")[0]}
-    code = "import nitrokit, sys; from nitrokit.cdk.bundling import lambda_folder; print(lambda_folder('check_enclave'))"
+    code = "import nitrokit, sys; from nitrokit.cdk.bundling import lambda_folder; print(lambda_folder('check_enclaves'))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -34,4 +35,4 @@ def test_the_wheel_brings_templates_lambdas_and_types(tmp_path):
         cwd=tmp_path,
         env={"PYTHONPATH": str(tmp_path / "site"), "PATH": ""},
     )
-    assert done.stdout.strip() == str(tmp_path / "site/nitrokit/_lambda/check_enclave")
+    assert done.stdout.strip() == str(tmp_path / "site/nitrokit/_lambda/check_enclaves")

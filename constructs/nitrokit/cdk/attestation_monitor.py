@@ -1,37 +1,44 @@
-"""AttestationMonitor: a Lambda that proves, at any time, which image an enclave runs."""
+"""AttestationMonitor: Lambdas that prove, at any time, which image every enclave runs."""
 
 from __future__ import annotations
 
-import base64
-import json
+from collections.abc import Sequence
 
-from aws_cdk import Acknowledgment, Annotations, Duration, Stack, Validations
+from aws_cdk import Annotations, Duration, RemovalPolicy, Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_cloudwatch_actions as actions
+from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
-from aws_cdk import aws_logs as logs
+from aws_cdk import aws_sns as sns
 from constructs import Construct
 
-from nitrokit.cdk.bundling import bundle
+from nitrokit.cdk.attestation_verifier import AttestationVerifier, trust_environment
 from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
-from nitrokit.cdk.enclave_host import EnclaveHost
+from nitrokit.cdk.monitor_function import FunctionOptions, MonitorFunction
+from nitrokit.cdk.monitor_settings import MonitorSettings
 from nitrokit.core.attestation import AWS_NITRO_ROOT_G1, TrustAnchor
 
 FOREIGN_ANCHOR = "@nitrokit/cdk:foreignTrustAnchor"
-NAMESPACE, METRIC, SERVICE = "Nitrokit", "AttestationPassed", "check-enclave"
+NAMESPACE, METRIC, SERVICE = "Nitrokit", "AttestationPassed", "check-enclaves"
+_TIMEOUT, _LEASE_MARGIN = Duration.minutes(15), Duration.minutes(2)
 
 
 class AttestationMonitor(Construct):
-    """Asks the enclave of ``bootstrap`` for a fresh document, verifies it and appraises it against the locked measurements.
+    """Asks every enclave of ``bootstraps`` for a fresh document, verifies it and appraises it against the locked measurements (docs/monitoring.md).
 
-    - ``schedule``: how often; default every 15 minutes, at least a minute.
+    - ``bootstraps``: the fleets: one enclave each, on a host or on a fleet of them.
+    - ``schedule``: how often; default every 15 minutes, at least a minute. Besides: when a host was bootstrapped, when this stack was deployed.
+    - ``alarm_topic``: where alarms go; default nowhere yet: ``monitor.alarms``.
+    - ``topic``: where a run whose verdicts changed is told; default nowhere. Findings go to the account's event bus (source ``nitrokit``) in any case.
+    - ``security_hub``: findings go to Security Hub too, which the account must use; default False.
     - ``trust_anchor``: the root of the documents; default AWS's root G1. Any other gives a warning (``@nitrokit/cdk:foreignTrustAnchor``): it is for local emulation.
     - ``runtime``: default Python 3.13; ``architecture``: default x86_64.
 
-    ``function`` may also be invoked at any time; its answer is the verdict. ``metric``: 1 for a check that passed, 0 for one that did not. ``alarm``: two checks in a row failed, or none
-    came; it has no action yet: ``monitor.alarm.add_alarm_action(…)``. Raises ValueError for a schedule below a minute.
+    ``function`` may also be invoked at any time, with ``{}`` or ``{"instances": [ids]}``; its answer tells what it found. ``verifier``: for documents that others bring. ``metrics``: for each
+    enclave, 1 for a run in which all hosts passed, 0 for another. Raises ValueError for a schedule below a minute, no fleet, or two of one name.
     """
 
     def __init__(
@@ -39,8 +46,11 @@ class AttestationMonitor(Construct):
         scope: Construct,
         id: str,
         *,
-        bootstrap: EnclaveBootstrap,
+        bootstraps: Sequence[EnclaveBootstrap],
         schedule: Duration | None = None,
+        alarm_topic: sns.ITopic | None = None,
+        topic: sns.ITopic | None = None,
+        security_hub: bool = False,
         trust_anchor: TrustAnchor = AWS_NITRO_ROOT_G1,
         runtime: lambda_.Runtime | None = None,
         architecture: lambda_.Architecture | None = None,
@@ -49,93 +59,145 @@ class AttestationMonitor(Construct):
         every = schedule or Duration.minutes(15)
         if every.to_seconds() < 60:
             raise ValueError(f"schedule {every.to_seconds()} s is too short; expected at least 60 s")
+        if not bootstraps:
+            raise ValueError("a monitor of nothing proves nothing; expected at least one EnclaveBootstrap")
+        self._warn_of(trust_anchor)
+        self._bootstraps = list(bootstraps)
+        options = FunctionOptions(runtime, architecture)
+        self.settings = MonitorSettings(self, "Settings", bootstraps=bootstraps)
+        self.state = self._make_state()
+        environment = {
+            **trust_environment(trust_anchor),
+            **({"TOPIC_ARN": topic.topic_arn} if topic else {}),
+            **({"SECURITY_HUB": "true"} if security_hub else {}),
+        }
+        self._check = self._make_check(environment, options)
+        self.function = self._check.function
+        self._allow_check(topic, security_hub)
+        self.verifier = AttestationVerifier(self, "Verifier", settings=self.settings, trust_anchor=trust_anchor, options=options)
+        self._trigger(every)
+        self.metrics = {one.image.name: self._metric(one.image.name, every) for one in bootstraps}
+        self.alarms = [*self._check.alarms, *self.verifier.alarms, *(self._alarm(name, metric) for name, metric in self.metrics.items())]
+        if alarm_topic is not None:
+            for alarm in self.alarms:
+                alarm.add_alarm_action(actions.SnsAction(alarm_topic))
+
+    def _warn_of(self, trust_anchor: TrustAnchor) -> None:
         if trust_anchor.der != AWS_NITRO_ROOT_G1.der:
             Annotations.of(self).add_warning_v2(
                 FOREIGN_ANCHOR,
                 f"attestation documents are trusted under {trust_anchor.name} (SHA-256 {trust_anchor.sha256}), not AWS's root",
             )
-        self.function = self._make_function(
-            bootstrap, trust_anchor, runtime or lambda_.Runtime.PYTHON_3_13, architecture or lambda_.Architecture.X86_64
-        )
-        self._make_alarm(bootstrap, every)
 
-    def _make_function(
-        self, bootstrap: EnclaveBootstrap, trust_anchor: TrustAnchor, runtime: lambda_.Runtime, architecture: lambda_.Architecture
-    ) -> lambda_.Function:
-        log_group = logs.LogGroup(self, "Logs", retention=logs.RetentionDays.ONE_YEAR)
-        python = runtime.name.removeprefix("python")
-        function = lambda_.Function(
+    def _make_state(self) -> dynamodb.Table:
+        """One run at a time, and every enclave's last verdict: nothing that a next run does not bring back."""
+        return dynamodb.Table(
             self,
-            "Function",
-            runtime=runtime,
-            architecture=architecture,
-            handler="index.handler",
-            code=lambda_.Code.from_asset(str(bundle("check_enclave", python=python, architecture=architecture.name))),
-            role=self._make_role(bootstrap, log_group),
-            log_group=log_group,
-            environment=_environment(bootstrap, trust_anchor),
-            timeout=Duration.minutes(1),
-            memory_size=256,
-            description=f"Attests the enclave {bootstrap.image.name}",
+            "State",
+            partition_key=dynamodb.Attribute(name="id", type=dynamodb.AttributeType.STRING),
+            billing_mode=dynamodb.BillingMode.PAY_PER_REQUEST,
+            point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(point_in_time_recovery_enabled=True),
+            time_to_live_attribute="expiration",
+            removal_policy=RemovalPolicy.DESTROY,
         )
-        reason = "the runtime is the app's choice (context nitrokit:lambdaRuntime), of those that the pinned wheels and the local emulation support"
-        Validations.of(function).acknowledge(Acknowledgment(id="AwsSolutions-L1", reason=reason))
-        return function
 
-    def _make_role(self, bootstrap: EnclaveBootstrap, log_group: logs.LogGroup) -> iam.Role:
-        stack = Stack.of(self)
-        role = iam.Role(self, "Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"), description="Checks attestation")
-        document = stack.format_arn(service="ssm", resource="document", resource_name=bootstrap.attest_document.ref)
-        instance = stack.format_arn(service="ec2", resource="instance", resource_name=_host(bootstrap).instance_id)
-        role.add_to_policy(iam.PolicyStatement(actions=["ssm:SendCommand"], resources=[document, instance]))
+    def _make_check(self, environment: dict[str, str], options: FunctionOptions) -> MonitorFunction:
+        lease = _TIMEOUT.plus(_LEASE_MARGIN).to_seconds()
+        own = {
+            "SETTINGS_PATH": self.settings.path,
+            "SETTINGS_VERSION": self.settings.version,
+            "STATE_TABLE": self.state.table_name,
+            "LEASE_SECONDS": str(int(lease)),
+        }
+        return MonitorFunction(
+            self,
+            "Check",
+            name="check_enclaves",
+            description="Asks every enclave for a fresh attestation document and appraises it",
+            environment={**environment, **own},
+            options=options,
+            timeout=_TIMEOUT,
+            concurrency=1,
+        )
+
+    def _allow_check(self, topic: sns.ITopic | None, security_hub: bool) -> None:
+        check, stack = self._check, Stack.of(self)
+        self.settings.allow_reading(check)
+        for bootstrap in self._bootstraps:
+            check.allow("ssm:SendCommand", on=[check.arn("ssm", "document", bootstrap.attest_document.ref)])
+            for target in bootstrap.parent.association_targets:
+                self._allow_instances(str(target.key), list(target.values))
         # This action takes no resource (Service Authorization Reference).
-        role.add_to_policy(iam.PolicyStatement(actions=["ssm:GetCommandInvocation"], resources=["*"]))
-        log_group.grant_write(role)
-        reason = "ssm:GetCommandInvocation takes no resource (Service Authorization Reference)"
-        Validations.of(role).acknowledge(Acknowledgment(id="AwsSolutions-IAM5[Resource::*]", reason=reason))
-        return role
+        check.allow("ssm:GetCommandInvocation", on=["*"])
+        check.allow(
+            "dynamodb:GetItem",
+            "dynamodb:PutItem",
+            "dynamodb:UpdateItem",
+            "dynamodb:DeleteItem",
+            "dynamodb:BatchGetItem",
+            on=[self.state.table_arn],
+        )
+        check.allow("events:PutEvents", on=[check.arn("events", "event-bus", "default")])
+        if topic is not None:
+            topic.grant_publish(check.role)
+        if security_hub:
+            check.allow("securityhub:BatchImportFindings", on=[check.arn("securityhub", "product", f"{stack.account}/default")])
+        # Not on the role itself, whose policy the function waits for.
+        itself = iam.PolicyStatement(actions=["lambda:InvokeFunction"], resources=[self.function.function_arn])
+        iam.Policy(self, "GoOn", roles=[check.role], statements=[itself])
 
-    def _make_alarm(self, bootstrap: EnclaveBootstrap, every: Duration) -> None:
-        rule = events.Rule(
-            self, "Schedule", schedule=events.Schedule.rate(every), description=f"Attests the enclave {bootstrap.image.name}"
+    def _allow_instances(self, key: str, values: list[str]) -> None:
+        check = self._check
+        if key == "InstanceIds":
+            check.allow("ssm:SendCommand", on=[check.arn("ec2", "instance", one) for one in values])
+            return
+        check.allow_all_below(
+            "ssm:SendCommand",
+            service="ec2",
+            resource="instance",
+            name="",
+            reason="the instances of a fleet come and go; the condition is their tag",
+            conditions={"StringEquals": {f"ssm:resourceTag/{key.removeprefix('tag:')}": values}},
         )
-        rule.add_target(targets.LambdaFunction(self.function))
-        self.metric = cloudwatch.Metric(
-            namespace=NAMESPACE,
-            metric_name=METRIC,
-            dimensions_map={"service": SERVICE, "Enclave": bootstrap.image.name, "InstanceId": _host(bootstrap).instance_id},
-            statistic="Minimum",
-            period=every,
+        check.allow("ec2:DescribeInstances", on=["*"])
+
+    def _trigger(self, every: Duration) -> None:
+        target = targets.LambdaFunction(self.function, dead_letter_queue=self._check.dead_letters, retry_attempts=8)
+        events.Rule(self, "Schedule", schedule=events.Schedule.rate(every), targets=[target], description="Attests every enclave")
+        associations = [one.association.attr_association_id for one in self._bootstraps]
+        bootstrapped = events.EventPattern(
+            source=["aws.ssm"],
+            detail_type=["EC2 State Manager Instance Association State Change"],
+            detail={"association-id": associations, "status": ["Success"]},
         )
-        self.alarm = cloudwatch.Alarm(
+        events.Rule(
             self,
-            "Alarm",
-            metric=self.metric,
+            "Bootstrapped",
+            event_pattern=bootstrapped,
+            targets=[target],
+            description="Attests the enclave of a host that was bootstrapped",
+        )
+        deployed = events.EventPattern(
+            source=["aws.cloudformation"],
+            detail_type=["CloudFormation Stack Status Change"],
+            detail={"stack-id": [Stack.of(self).stack_id], "status-details": {"status": ["CREATE_COMPLETE", "UPDATE_COMPLETE"]}},
+        )
+        events.Rule(self, "Deployed", event_pattern=deployed, targets=[target], description="Attests every enclave after a deployment")
+
+    def _metric(self, enclave: str, every: Duration) -> cloudwatch.Metric:
+        dimensions = {"service": SERVICE, "Enclave": enclave}
+        return cloudwatch.Metric(namespace=NAMESPACE, metric_name=METRIC, dimensions_map=dimensions, statistic="Minimum", period=every)
+
+    def _alarm(self, enclave: str, metric: cloudwatch.Metric) -> cloudwatch.Alarm:
+        """Two runs in a row in which not every host passed, or none came."""
+        return cloudwatch.Alarm(
+            self,
+            f"Alarm{enclave}",
+            metric=metric,
             threshold=1,
             comparison_operator=cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD,
             evaluation_periods=2,
             # A monitor that says nothing is no proof.
             treat_missing_data=cloudwatch.TreatMissingData.BREACHING,
-            alarm_description=f"The enclave {bootstrap.image.name} does not prove that it runs the locked image: invoke {self.function.function_name} and read its answer",
+            alarm_description=f"The enclave {enclave} does not prove everywhere that it runs the locked image: invoke {self.function.function_name} and read its answer",
         )
-
-
-def _host(bootstrap: EnclaveBootstrap) -> EnclaveHost:
-    if not isinstance(bootstrap.parent, EnclaveHost):
-        raise ValueError(f"{bootstrap.node.path} runs on {type(bootstrap.parent).__name__}; expected an EnclaveHost")
-    return bootstrap.parent
-
-
-def _environment(bootstrap: EnclaveBootstrap, trust_anchor: TrustAnchor) -> dict[str, str]:
-    """What the handler reads (nitrokit.handlers.check_enclave)."""
-    measurements = bootstrap.image.measurements
-    environment = {
-        "INSTANCE_ID": _host(bootstrap).instance_id,
-        "ENCLAVE": bootstrap.image.name,
-        "DOCUMENT_NAME": bootstrap.attest_document.ref,
-        "HOST_ROLE_ARN": bootstrap.parent.role.role_arn,
-        "MEASUREMENTS": json.dumps([{f"PCR{index}": value.hex() for index, value in measurements.pcrs().items()}]),
-    }
-    if trust_anchor.der != AWS_NITRO_ROOT_G1.der:
-        environment["TRUST_ANCHOR"] = base64.b64encode(trust_anchor.der).decode()
-    return environment

@@ -1,4 +1,4 @@
-"""Lambda assets without Docker: hashed wheels for the function's platform, the measured closure of nitrokit, the shim; cached by content."""
+"""Lambda assets without Docker: what each function needs of the hashed wheels for its platform, its measured closure of nitrokit, its shim; cached by content."""
 
 from __future__ import annotations
 
@@ -9,18 +9,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
+from collections.abc import Callable
+from importlib.metadata import Distribution
+from pathlib import Path, PurePosixPath
 
 import nitrokit
+from nitrokit.cdk.closures import CLOSURES
 from nitrokit.errors import EnvironmentProblem, UsageError
 from nitrokit.image.fetch import cache_dir
-
-CLOSURE = (
-    "__init__.py", "errors.py", "core/__init__.py", "core/cbor.py", "core/cose.py", "core/measurements.py", "core/attestation/__init__.py", "core/attestation/document.py",
-    "core/attestation/appraisal.py", "core/attestation/chain.py", "core/attestation/path.py", "core/attestation/policy.py",
-    "core/attestation/roots.py", "core/attestation/verifier.py", "handlers/__init__.py", "handlers/check_enclave.py",
-)  # fmt: skip
-"""What of nitrokit a Lambda ships: an edit of anything else never changes its asset. A test compares it with what the handler imports."""
 
 _PLATFORMS = {"x86_64": ("manylinux_2_28_x86_64", "manylinux2014_x86_64"), "arm64": ("manylinux_2_28_aarch64", "manylinux2014_aarch64")}
 
@@ -32,7 +28,7 @@ class BundlingError(EnvironmentProblem):
 
 
 def lambda_folder(name: str) -> Path:
-    """The shim's folder: in the installed package, or beside the source root. Raises BundlingError."""
+    """The shim's folder, beside the lock of all: in the installed package, or beside the source root. Raises BundlingError."""
     package = Path(nitrokit.__file__).parent
     for folder in (package / "_lambda" / name, package.parents[1] / "lambda" / name):
         if (folder / "index.py").is_file():
@@ -41,7 +37,7 @@ def lambda_folder(name: str) -> Path:
 
 
 def bundle(name: str, *, python: str, architecture: str) -> Path:
-    """The asset's folder for a function; ``python``: e.g. "3.13"; ``architecture``: x86_64 or arm64. Raises BundlingError, UsageError for a runtime that is not Python 3."""
+    """The asset's folder for a function of CLOSURES; ``python``: e.g. "3.13"; ``architecture``: x86_64 or arm64. Raises BundlingError, UsageError for a runtime that is not Python 3."""
     if not re.fullmatch(r"3\.\d+", python):
         raise UsageError(
             "lambda-runtime",
@@ -50,27 +46,62 @@ def bundle(name: str, *, python: str, architecture: str) -> Path:
             expected="e.g. python3.13",
             do="correct nitrokit:lambdaRuntime",
         )
-    source, package = lambda_folder(name), Path(nitrokit.__file__).parent
-    digest = hashlib.sha256(f"{python} {architecture}".encode())
-    for path in [source / "index.py", source / "requirements.txt", *(package / module for module in CLOSURE)]:
+    folder, package, closure = lambda_folder(name), Path(nitrokit.__file__).parent, CLOSURES[name]
+    shim, lock = folder / "index.py", folder.parent / "requirements.txt"
+    digest = _digest(
+        f"{python} {architecture} {' '.join(closure.distributions)}", [shim, lock, *(package / module for module in closure.modules)]
+    )
+    wheels = _wheels(lock, python, architecture)
+
+    def fill(work: Path) -> None:
+        for distribution in closure.distributions:
+            _copy_distribution(wheels, distribution, work)
+        for module in closure.modules:
+            (work / "nitrokit" / module).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(package / module, work / "nitrokit" / module)
+        shutil.copyfile(shim, work / "index.py")
+
+    return _cached(f"{name}-{digest}", fill)
+
+
+def _wheels(lock: Path, python: str, architecture: str) -> Path:
+    """All that the lock holds, installed once for all functions."""
+    return _cached(f"wheels-{_digest(f'{python} {architecture}', [lock])}", lambda work: _install(lock, work, python, architecture))
+
+
+def _digest(text: str, files: list[Path]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for path in files:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
-    target = cache_dir(os.environ) / "lambda" / f"{name}-{digest.hexdigest()[:32]}"
+    return digest.hexdigest()[:32]
+
+
+def _cached(name: str, fill: Callable[[Path], None]) -> Path:
+    """A folder of the cache, filled once and moved into its place whole."""
+    target = cache_dir(os.environ) / "lambda" / name
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".bundle-") as folder:
         work = Path(folder) / "asset"
-        _install(source / "requirements.txt", work, python, architecture)
-        for module in CLOSURE:
-            (work / "nitrokit" / module).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(package / module, work / "nitrokit" / module)
-        shutil.copyfile(source / "index.py", work / "index.py")
+        work.mkdir()
+        fill(work)
         try:
             os.replace(work, target)
         except OSError:  # another process was faster: the content is the same
             if not target.is_dir():
                 raise
     return target
+
+
+def _copy_distribution(wheels: Path, name: str, work: Path) -> None:
+    """What a distribution runs with; its metadata, type stubs and programs stay out."""
+    (distribution,) = Distribution.discover(name=name, path=[str(wheels)])
+    for file in distribution.files or ():
+        path = PurePosixPath(file)
+        if not path.parts[0].endswith(".dist-info") and path.parts[0] != ".." and path.suffix != ".pyi" and path.name != "py.typed":
+            (work / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(wheels / path, work / path)
 
 
 def _install(requirements: Path, target: Path, python: str, architecture: str) -> None:

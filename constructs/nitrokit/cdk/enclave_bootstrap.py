@@ -55,7 +55,7 @@ class EnclaveBootstrap(Construct):
         parent.role.add_to_principal_policy(iam.PolicyStatement(actions=["s3:GetObject"], resources=[objects]))
         image.grant_read(parent.role)
         self.document = self._make_document("Document", "bootstrap.json.j2")
-        association = ssm.CfnAssociation(
+        self.association = ssm.CfnAssociation(
             self,
             "Association",
             name=self.document.ref,
@@ -68,7 +68,7 @@ class EnclaveBootstrap(Construct):
             wait_for_success_timeout_seconds=wait,
         )
         # Roles, endpoints and routes first: the agent on the host needs them all.
-        association.node.add_dependency(parent)
+        self.association.node.add_dependency(parent)
         self.attest_document = self._make_document("AttestDocument", "attest.json.j2")
 
     def _make_document(self, id: str, template: str) -> ssm.CfnDocument:

@@ -12,16 +12,13 @@ import pytest
 from aws_cdk import assertions
 
 from nitrokit.cdk.attestation_monitor import AttestationMonitor
-from nitrokit.cdk.bundling import CLOSURE, bundle, lambda_folder
 from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
 from nitrokit.cdk.enclave_host import EnclaveHost
 from nitrokit.cdk.enclave_image import EnclaveImage, ImageDriftError
 from nitrokit.cdk.enclave_key import EnclaveKey
-from nitrokit.core.attestation import TrustAnchor
 from nitrokit.core.key_policy import AccessRequest, evaluate
 
 ROOT = Path(__file__).parents[3]
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 class Everything(cdk.Stack):
@@ -36,7 +33,7 @@ class Everything(cdk.Stack):
             self, "Key", images=[self.image], host_role=self.host.role, data_owners=["arn:aws:iam::999999999999:role/owner"], **options
         )
         self.bootstrap = EnclaveBootstrap(self, "Bootstrap", parent=self.host, image=self.image)
-        self.monitor = AttestationMonitor(self, "Monitor", bootstrap=self.bootstrap)
+        self.monitor = AttestationMonitor(self, "Monitor", bootstraps=[self.bootstrap])
 
 
 @pytest.fixture(scope="module")
@@ -103,21 +100,6 @@ def test_the_association_waits_and_carries_the_lock(template, measurements):
     assert association["DependsOn"]
 
 
-def test_the_monitor_may_ask_its_host_alone(template):
-    documents = json.dumps([one["Properties"] for one in template.find_resources("AWS::IAM::Policy").values()])
-    assert "ssm:SendCommand" in documents
-    function = next(one for one in template.find_resources("AWS::Lambda::Function").values() if "MEASUREMENTS" in json.dumps(one))
-    assert "TRUST_ANCHOR" not in function["Properties"]["Environment"]["Variables"]
-
-
-def test_another_trust_anchor_is_told(stack, measurements, tmp_path):
-    app = cdk.App(outdir=str(tmp_path))
-    other = Everything(app, "Other", stack.eif, measurements)
-    AttestationMonitor(other, "Foreign", bootstrap=other.bootstrap, trust_anchor=TrustAnchor("mine", b"x"))
-    told = assertions.Match.string_like_regexp("@nitrokit/cdk:foreignTrustAnchor")
-    assertions.Annotations.from_stack(other).has_warning("*", told)
-
-
 def test_an_eif_that_is_not_the_given_one_is_refused(stack, measurements):
     from nitrokit.core.measurements import Measurements
 
@@ -126,29 +108,6 @@ def test_an_eif_that_is_not_the_given_one_is_refused(stack, measurements):
             cdk.Stack(), "X", stack.eif, name="x", measurements=Measurements(measurements.pcr0, measurements.pcr0, measurements.pcr2)
         )
     assert "PCR1" in str(caught.value)
-
-
-def test_the_lambdas_closure_is_what_its_handler_imports():
-    code = "import sys, nitrokit.handlers.check_enclave; print(*sorted(name for name in sys.modules if name.split('.')[0] == 'nitrokit'))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    files = {
-        (name.removesuffix(".py").removesuffix("/__init__") if name != "__init__.py" else "").replace("/", ".") for name in CLOSURE
-    } - {"_version"}
-    assert {name.removeprefix("nitrokit").removeprefix(".") for name in loaded} == files
-
-
-def test_the_lambdas_asset_runs_by_itself_and_is_small():
-    folder = bundle("check_enclave", python=PYTHON, architecture="x86_64")
-    code = "import sys; sys.path[:0] = [sys.argv[1]]; import nitrokit, cbor2; print(nitrokit.__file__); import nitrokit.core.attestation"
-    done = subprocess.run([sys.executable, "-S", "-c", code, str(folder)], capture_output=True, text=True, check=True, cwd="/")
-    assert done.stdout.startswith(str(folder))
-    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 60 << 20
-    assert (lambda_folder("check_enclave") / "index.py").read_text().count("\n") < 15
-
-
-@pytest.mark.parametrize("architecture", ["arm64"])
-def test_arm64_assets_are_made_here_too(architecture):
-    assert list(bundle("check_enclave", python="3.13", architecture=architecture).rglob("*aarch64*.so"))
 
 
 def test_a_drifted_image_stops_the_synthesis_without_a_traceback(tmp_path, monkeypatch):

@@ -214,16 +214,62 @@ def test_resources_come_after_what_they_need():
     assert dependency_order(resources) == ["C", "A", "B", "D"]
 
 
-def _function(tmp_path, body, timeout=5.0):
+def _zipped(body):
     import io
     import zipfile
 
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("index.py", body)
+    return buffer.getvalue()
+
+
+def _function(tmp_path, body, timeout=5.0):
     return lambdas.FunctionProcess(
-        "f", buffer.getvalue(), "index.handler", timeout, tmp_path, {**lambdas.base_environment(), "AWS_REGION": "us-east-1"}
+        "arn:aws:lambda:us-east-1:123456789012:function:f",
+        _zipped(body),
+        "index.handler",
+        timeout,
+        tmp_path,
+        {**lambdas.base_environment(), "AWS_REGION": "us-east-1"},
     )
+
+
+def test_events_reach_lambdas_and_schedules_match_none():
+    import threading
+
+    import boto3
+    from moto import mock_aws
+
+    from nitrokit.emulation.cloud import events
+
+    seen, arrived = [], threading.Event()
+
+    def invoke(function, event):
+        seen.append((function.function_name, event["detail"]))
+        arrived.set()
+
+    with mock_aws():
+        restore = events.install(invoke)
+        try:
+            client, roles = boto3.client("events", "us-east-1"), boto3.client("iam", "us-east-1")
+            role = roles.create_role(RoleName="r", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+            code = {"ZipFile": _zipped("def handler(e, c): pass")}
+            functions = boto3.client("lambda", "us-east-1")
+            arn = functions.create_function(FunctionName="f", Runtime="python3.11", Role=role, Handler="index.handler", Code=code)[
+                "FunctionArn"
+            ]
+            client.put_rule(Name="mine", EventPattern=json.dumps({"source": ["mine"]}))
+            client.put_rule(Name="tick", ScheduleExpression="rate(1 minute)")
+            for rule in ("mine", "tick"):
+                client.put_targets(Rule=rule, Targets=[{"Id": "t", "Arn": arn}])
+            client.put_events(
+                Entries=[{"Source": source, "DetailType": "d", "Detail": json.dumps({"of": source})} for source in ("other", "mine")]
+            )
+            assert arrived.wait(10)
+        finally:
+            restore()
+    assert seen == [("f", {"of": "mine"})]
 
 
 def test_functions_run_warm_under_the_real_runtime_client(tmp_path):

@@ -35,7 +35,7 @@ def assembly(tmp_path_factory):
     host = EnclaveHost(stack, "Host")
     EnclaveKey(stack, "Key", images=[image], host_role=host.role)
     bootstrap = EnclaveBootstrap(stack, "Bootstrap", parent=host, image=image)
-    AttestationMonitor(stack, "Monitor", bootstrap=bootstrap)
+    AttestationMonitor(stack, "Monitor", bootstraps=[bootstrap])
     app.synth()
     return folder / "cdk.out", measurements
 
@@ -56,7 +56,7 @@ def test_key_configuration_and_lambda_all_agree(assembly):
     folder, measurements = assembly
     found = list(compare_templates(folder, [locked(measurements)], NOW))
     assert rules(found) == ["agrees"] * 3, [(one.subject, one.reason) for one in found]
-    assert {one.subject.rsplit("(")[-1] for one in found} == {"AWS::KMS::Key)", "AWS::SSM::Association)", "AWS::Lambda::Function)"}
+    assert {one.subject.rsplit("(")[-1] for one in found} == {"AWS::KMS::Key)", "AWS::SSM::Association)", "AWS::SSM::Parameter)"}
     assert all(one.path and one.path.endswith("S.template.json") for one in found)
 
 
@@ -70,7 +70,7 @@ def test_an_image_locked_anew_and_not_synthesised_anew_is_told_at_each_place(ass
 
 def test_another_pcr_in_one_place_is_found_there(assembly, edited):
     measurements = assembly[1]
-    for kind in ("AWS::KMS::Key", "AWS::SSM::Association", "AWS::Lambda::Function"):
+    for kind in ("AWS::KMS::Key", "AWS::SSM::Association", "AWS::SSM::Parameter"):
 
         def change(template, kind=kind):
             for resource in template["Resources"].values():

@@ -18,6 +18,8 @@ _NO_BEHAVIOUR = (
     "AWS::CloudWatch::Dashboard",
     "AWS::EC2::FlowLog",
     "AWS::Lambda::Permission",
+    "AWS::Lambda::Url",
+    "AWS::SQS::QueuePolicy",
 )
 """Types that may be there and do nothing locally. Any other that moto does not know fails the stack."""
 

@@ -29,8 +29,8 @@ _PREFIX = "/2018-06-01/runtime/"
 class FunctionProcess:
     """One function's process. ``invoke`` is serialised: one event at a time, as one execution environment has it."""
 
-    def __init__(self, name: str, code: bytes, handler: str, timeout: float, folder: Path, environment: Mapping[str, str]) -> None:
-        self._name = name
+    def __init__(self, arn: str, code: bytes, handler: str, timeout: float, folder: Path, environment: Mapping[str, str]) -> None:
+        self._arn = arn
         self._timeout = timeout
         self._lock = threading.Lock()
         self._events: queue.Queue[tuple[str, bytes]] = queue.Queue()
@@ -97,11 +97,10 @@ class FunctionProcess:
                     return
                 request_id, event = function._events.get()
                 self.send_response(200)
-                arn = f"arn:aws:lambda:us-east-1:000000000000:function:{function._name}"
                 headers = {
                     "Lambda-Runtime-Aws-Request-Id": request_id,
                     "Lambda-Runtime-Deadline-Ms": str(2**42),
-                    "Lambda-Runtime-Invoked-Function-Arn": arn,
+                    "Lambda-Runtime-Invoked-Function-Arn": function._arn,
                 }
                 for name, value in {**headers, "Content-Type": "application/json", "Content-Length": str(len(event))}.items():
                     self.send_header(name, value)
@@ -174,9 +173,10 @@ class Lambdas:
                     "AWS_LAMBDA_FUNCTION_NAME": function.function_name,
                     "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory_size),
                     "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+                    "POWERTOOLS_TRACE_DISABLED": "true",  # there is no X-Ray here
                 }
                 self._processes[key] = FunctionProcess(
-                    function.function_name, function.code_bytes, function.handler, float(function.timeout or 3), folder, environment
+                    function.function_arn, function.code_bytes, function.handler, float(function.timeout or 3), folder, environment
                 )
             return self._processes[key]
 

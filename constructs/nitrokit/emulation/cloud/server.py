@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nitrokit.core.attestation import TrustAnchor
-from nitrokit.emulation.cloud import cloudformation, metadata
+from nitrokit.emulation.cloud import cloudformation, events, metadata
 from nitrokit.emulation.cloud.identity import Identities, Keys
 from nitrokit.emulation.cloud.kms import TARGET, KmsEvent, KmsFront
 from nitrokit.emulation.cloud.lambdas import Lambdas, base_environment
@@ -113,6 +113,7 @@ class LocalCloud:
         from moto.ssm.models import SimpleSystemManagerBackend
 
         self._restores.append(cloudformation.install(self._systems_manager))
+        self._restores.append(events.install(self.lambdas.invoke))
         invoke, send = LambdaFunction._invoke_lambda, SimpleSystemManagerBackend.send_command
         LambdaFunction._invoke_lambda = lambda function, event=None: self.lambdas.invoke(function, event)
         SimpleSystemManagerBackend.send_command = self._send_command(send)

@@ -112,19 +112,20 @@ class Parent:
 
 @dataclass
 class Monitor:
-    """The attestation Lambda."""
+    """The attestation Lambda that checks the enclaves."""
 
     functions: Any
     name: str
 
     def check(self) -> dict[str, Any]:
-        """Invoke it and return its verdict. Raises ActorError when the function itself failed."""
+        """Invoke it and return its verdict, and in which PCRs the enclave differs. Raises ActorError when the function itself failed."""
         answer = self.functions.invoke(FunctionName=self.name, Payload=b"{}")
         payload = answer["Payload"].read()
         if answer.get("FunctionError"):
             raise ActorError("monitor-failed", "the attestation Lambda failed", got=payload.decode(errors="replace")[:1000])
-        verdict: dict[str, Any] = json.loads(payload)
-        return verdict
+        told = json.loads(payload)
+        differences = [one for failure in told["failures"] for one in failure["differences"]]
+        return {"verdict": told["verdict"] if told["status"] == "complete" else told["status"], "differences": differences}
 
 
 @dataclass

@@ -1,0 +1,41 @@
+"""What each Lambda ships: modules of nitrokit, and distributions of lambda/requirements.txt. An edit of anything else never changes its asset. A test compares this with what the handlers import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_ATTESTATION = (
+    "__init__.py", "errors.py", "core/__init__.py", "core/cbor.py", "core/cose.py", "core/measurements.py", "core/reference_values.py", "core/attestation/__init__.py",
+    "core/attestation/appraisal.py", "core/attestation/chain.py", "core/attestation/document.py", "core/attestation/path.py", "core/attestation/policy.py", "core/attestation/roots.py",
+    "core/attestation/verifier.py", "handlers/__init__.py", "handlers/settings.py", "handlers/verdict.py",
+)  # fmt: skip
+_LEDGER = (
+    "core/ledger/__init__.py", "core/ledger/audit.py", "core/ledger/checkpoint.py", "core/ledger/entry.py", "core/ledger/errors.py", "core/ledger/history.py", "core/ledger/layout.py",
+    "core/ledger/merkle.py", "core/ledger/note.py", "core/ledger/proofs.py", "core/ledger/tiles.py", "handlers/ledger_store.py", "handlers/ledger_table.py",
+)  # fmt: skip
+_CRYPTOGRAPHY = ("cbor2", "cffi", "cryptography", "typing-extensions")
+_POWERTOOLS = ("aws-lambda-powertools", "jmespath")
+_TRACED = ("aws-xray-sdk", "wrapt")
+
+
+@dataclass(frozen=True)
+class Closure:
+    """``modules``: paths below the package nitrokit; ``distributions``: names as in the lock. The runtime brings boto3 and what that needs."""
+
+    modules: tuple[str, ...]
+    distributions: tuple[str, ...]
+
+
+CLOSURES = {
+    "verify_attestation": Closure(
+        (*_ATTESTATION, "handlers/schemas/verify_attestation.json", "handlers/verify_attestation.py"), (*_CRYPTOGRAPHY, *_POWERTOOLS, "fastjsonschema")
+    ),
+    "check_enclaves": Closure(
+        (
+            *_ATTESTATION, *_LEDGER, "core/nonces.py", "handlers/check_enclaves.py", "handlers/checked.py", "handlers/checker.py", "handlers/findings.py", "handlers/hosts.py",
+            "handlers/run_state.py", "handlers/run_store.py", "handlers/triggers.py",
+        ),
+        (*_CRYPTOGRAPHY, *_POWERTOOLS, *_TRACED),
+    ),
+}  # fmt: skip
+"""Function → what it ships."""

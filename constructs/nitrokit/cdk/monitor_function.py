@@ -1,0 +1,128 @@
+"""One of the monitor's Lambdas: its role, logs, tracing, concurrency, dead letters and alarms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aws_cdk import Acknowledgment, Duration, Stack, Token, Validations
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_sqs as sqs
+from constructs import Construct
+
+from nitrokit.cdk.bundling import bundle
+
+_LETTERS_KEPT = Duration.days(14)
+
+
+@dataclass(frozen=True)
+class FunctionOptions:
+    """What all of a monitor's functions share. ``runtime``: default Python 3.13; ``architecture``: default x86_64; ``log_retention``: default a year."""
+
+    runtime: lambda_.Runtime | None = None
+    architecture: lambda_.Architecture | None = None
+    log_retention: logs.RetentionDays = logs.RetentionDays.ONE_YEAR
+
+
+class MonitorFunction(Construct):
+    """The function ``name`` of lambda/. ``concurrency``: how many of it run at once. ``alarms``: of its errors, and of events that it could not handle (``dead_letters`` keeps them two weeks)."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        name: str,
+        description: str,
+        environment: Mapping[str, str],
+        options: FunctionOptions,
+        timeout: Duration,
+        concurrency: int,
+        memory_size: int = 512,
+    ) -> None:
+        super().__init__(scope, id)
+        self.dead_letters = self._make_queue()
+        runtime, architecture = options.runtime or lambda_.Runtime.PYTHON_3_13, options.architecture or lambda_.Architecture.X86_64
+        log_group = logs.LogGroup(self, "Logs", retention=options.log_retention)
+        self.role = iam.Role(self, "Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"), description=description)
+        log_group.grant_write(self.role)
+        code = bundle(name, python=runtime.name.removeprefix("python"), architecture=architecture.name)
+        self.function = lambda_.Function(
+            self,
+            "Function",
+            runtime=runtime,
+            architecture=architecture,
+            handler="index.handler",
+            code=lambda_.Code.from_asset(str(code)),
+            role=self.role,
+            log_group=log_group,
+            environment={**environment, "POWERTOOLS_SERVICE_NAME": name.replace("_", "-"), "POWERTOOLS_METRICS_NAMESPACE": "Nitrokit"},
+            timeout=timeout,
+            memory_size=memory_size,
+            reserved_concurrent_executions=concurrency,
+            tracing=lambda_.Tracing.ACTIVE,
+            dead_letter_queue=self.dead_letters,
+            # A run of many hosts is handed on by the function to itself, ever further along its cursor.
+            recursive_loop=lambda_.RecursiveLoop.ALLOW,
+            description=description,
+        )
+        self.alarms = self._make_alarms(name)
+        self._acknowledge()
+
+    def allow(self, *actions: str, on: list[str]) -> None:
+        """Let the function call ``actions`` on the ARNs ``on``."""
+        self.role.add_to_policy(iam.PolicyStatement(actions=list(actions), resources=on))
+
+    def allow_all_below(
+        self, *actions: str, service: str, resource: str, name: str, reason: str, conditions: Mapping[str, Any] | None = None
+    ) -> None:
+        """The same on every ``resource`` whose name begins with ``name``, knowingly: ``reason``."""
+        statement = iam.PolicyStatement(actions=list(actions), resources=[self.arn(service, resource, f"{name}*")], conditions=conditions)
+        self.role.add_to_policy(statement)
+        stack = Stack.of(self)
+        region, account = (
+            f"<AWS::{kind}>" if Token.is_unresolved(one) else one for kind, one in (("Region", stack.region), ("AccountId", stack.account))
+        )
+        finding = f"AwsSolutions-IAM5[Resource::arn:<AWS::Partition>:{service}:{region}:{account}:{resource}/{name}*]"
+        Validations.of(self.role).acknowledge(Acknowledgment(id=finding, reason=reason))
+
+    def arn(self, service: str, resource: str, name: str) -> str:
+        """The ARN of something in this stack's account and Region."""
+        return Stack.of(self).format_arn(service=service, resource=resource, resource_name=name)
+
+    def _make_queue(self) -> sqs.Queue:
+        queue = sqs.Queue(self, "DeadLetters", encryption=sqs.QueueEncryption.SQS_MANAGED, enforce_ssl=True, retention_period=_LETTERS_KEPT)
+        Validations.of(queue).acknowledge(Acknowledgment(id="AwsSolutions-SQS3", reason="it is the dead-letter queue"))
+        return queue
+
+    def _make_alarms(self, name: str) -> list[cloudwatch.Alarm]:
+        title = name.replace("_", " ")
+        errors = cloudwatch.Alarm(
+            self,
+            "Errors",
+            metric=self.function.metric_errors(period=Duration.minutes(5)),
+            threshold=1,
+            evaluation_periods=1,
+            treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
+            alarm_description=f"{title} failed: read its log",
+        )
+        letters = cloudwatch.Alarm(
+            self,
+            "Unhandled",
+            metric=self.dead_letters.metric_approximate_number_of_messages_visible(period=Duration.minutes(5)),
+            threshold=1,
+            evaluation_periods=1,
+            treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
+            alarm_description=f"{title} could not handle an event: it waits in the dead-letter queue",
+        )
+        return [errors, letters]
+
+    def _acknowledge(self) -> None:
+        runtime = "the runtime is the app's choice (context nitrokit:lambdaRuntime), of those that the pinned wheels and the local emulation support"
+        Validations.of(self.function).acknowledge(Acknowledgment(id="AwsSolutions-L1", reason=runtime))
+        wide = "X-Ray's writes, and what Service Authorization Reference says takes no resource"
+        Validations.of(self.role).acknowledge(Acknowledgment(id="AwsSolutions-IAM5[Resource::*]", reason=wide))

@@ -1,0 +1,65 @@
+"""What a function was deployed with: the enclaves that it watches, their locks, and the root that it trusts.
+
+A fleet's settings hold identifiers that exist after deployment only, and outgrow a function's environment (4 KB: AWS Lambda Developer Guide "Lambda quotas"). So they stand in Systems
+Manager parameters below one path, which AttestationMonitor writes and the functions may read.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nitrokit.core.attestation.roots import AWS_NITRO_ROOT_G1, TrustAnchor
+from nitrokit.core.reference_values import ReferenceValues
+
+PATH, TRUST_ANCHOR = "SETTINGS_PATH", "TRUST_ANCHOR"
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """One enclave on all its hosts. ``targets``: of Systems Manager, InstanceIds or ``tag:…`` → values; ``document_name``: the SSM document that asks it to attest."""
+
+    enclave: str
+    document_name: str
+    host_role_arn: str
+    targets: Mapping[str, tuple[str, ...]]
+    reference: ReferenceValues
+
+    @classmethod
+    def from_object(cls, value: Mapping[str, Any]) -> Fleet:
+        """As AttestationMonitor writes it."""
+        targets = {one["key"]: tuple(one["values"]) for one in value["targets"]}
+        return cls(
+            value["name"], value["document"], value["host_role_arn"], targets, ReferenceValues.parse(json.dumps(value["reference"]))
+        )
+
+
+def parameters(ssm: Any, environment: Mapping[str, str], kind: str) -> dict[str, Any]:
+    """The parameters of one kind, by the last part of their names, parsed."""
+    path = f"{environment[PATH]}/{kind}/"
+    return {one["Name"].removeprefix(path): json.loads(one["Value"]) for one in _pages(ssm, path)}
+
+
+def _pages(ssm: Any, path: str) -> Iterator[Mapping[str, Any]]:
+    more: dict[str, str] = {}
+    while True:
+        page = ssm.get_parameters_by_path(Path=path.rstrip("/"), Recursive=True, **more)
+        yield from page["Parameters"]
+        if not page.get("NextToken"):
+            return
+        more = {"NextToken": page["NextToken"]}
+
+
+def fleets(ssm: Any, environment: Mapping[str, str]) -> list[Fleet]:
+    """The fleets that this function watches, in a fixed order."""
+    found = parameters(ssm, environment, "fleets")
+    return [Fleet.from_object(found[name]) for name in sorted(found)]
+
+
+def trust_anchor(environment: Mapping[str, str]) -> TrustAnchor:
+    """AWS's root; another one (base64 of its DER) only where it was deployed so, for local emulation."""
+    encoded = environment.get(TRUST_ANCHOR)
+    return TrustAnchor("configured root", base64.b64decode(encoded)) if encoded else AWS_NITRO_ROOT_G1
