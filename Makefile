@@ -26,6 +26,7 @@ check: setup
 bench: setup
 	python bench/core.py
 	python bench/ledger.py
+	python bench/image.py
 	python bench/run.py
 
 setup: system $(VENV)/.ready node_modules/.ready

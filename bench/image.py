@@ -6,16 +6,17 @@ import argparse
 import json
 import os
 import random
-import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
 ROUNDS = 3
 _BUILD = """
 import resource, sys
@@ -38,7 +39,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="nitrokit-bench-", dir=options.folder) as name:
-        rows = list(_building(Path(name), options.mib))
+        folder = Path(name)
+        rows = [*_building(folder, options.mib), *_booting(folder)]
     for what, value, beside in rows:
         print(f"{what:<58} {value:>14}   {beside}")
     if options.json:
@@ -91,6 +93,71 @@ def _building(folder: Path, mib: int) -> Iterator[Row]:
         ratio = f"{mine / other:.2f} × cpio | {packer}, sha384sum ({other:.1f} s)" if other == other else "no cpio or zstd here"
         yield f"build, {compression}", f"{mine:.1f} s", f"{size / 1e6 / mine:.0f} MB/s; {ratio}"
         yield f"build, {compression}: peak memory", f"{memory >> 10} MB", f"EIF {(folder / 'x.eif').stat().st_size >> 20} MiB"
+
+
+def _booting(folder: Path) -> Iterator[Row]:
+    """The hello image with ramdisk 1 in each form, to its heartbeat: Linux has unpacked both ramdisks then, and init has begun."""
+    from nitrokit.emulation.nitro.qemu import find_qemu
+
+    qemu, blobs = find_qemu(os.environ), os.environ.get("NITROKIT_BLOBS")
+    if qemu is None or blobs is None:
+        yield "boot", "", "no QEMU with the nitro-enclave machine, or no kernel (NITROKIT_QEMU, NITROKIT_BLOBS)"
+        return
+    forms = {"none": ("none", 0), **{f"zstd -{level}": ("zstd", level) for level in (1, 3, 12, 19)}}
+    built = {name: _hello(folder, Path(blobs), name, *form) for name, form in forms.items()}
+    times: dict[str, list[float]] = {name: [] for name in forms}
+    for number in range(ROUNDS):
+        for name, (eif, _) in built.items():
+            times[name].append(_boot(eif, folder / f"boot-{number}-{name.split('-')[-1]}", qemu))
+    base = statistics.median(times["none"])
+    for name, (eif, seconds) in built.items():
+        median = statistics.median(times[name])
+        size = f"EIF {eif.stat().st_size / 1e6:.1f} MB, packed and measured in {seconds:.1f} s"
+        yield f"hello, {name}: start to heartbeat", f"{median:.2f} s", f"{median / base:.2f} × none; {size}"
+
+
+def _hello(folder: Path, blobs: Path, name: str, compression: str, level: int) -> tuple[Path, float]:
+    """The EIF, and how long it took with everything cached."""
+    from nitrokit.image import compression as module
+    from nitrokit.image.build import build_image
+    from nitrokit.image.fetch import cache_dir
+    from nitrokit.image.kernel import find_kernel
+
+    image, eif, usual = folder / f"hello {name}", folder / f"{name}.eif", module.LEVEL
+    shutil.copytree(ROOT / "enclave_images" / "hello", image)
+    manifest = image / "enclave.toml"
+    manifest.write_text(manifest.read_text().replace('arch = "x86_64"', f'arch = "x86_64"\ncompression = "{compression}"'))
+    kernel = find_kernel({"NITROKIT_BLOBS": str(blobs)}, folder, print)
+    module.LEVEL = level or usual
+    try:
+        started = time.perf_counter()
+        build_image(image, kernel=kernel, output=eif, cache=cache_dir(os.environ), progress=lambda _: None)
+        return eif, time.perf_counter() - started
+    finally:
+        module.LEVEL = usual
+
+
+def _boot(eif: Path, folder: Path, qemu: Path) -> float:
+    """Seconds to the heartbeat."""
+    from nitrokit.emulation.nitro.hypervisor import Hypervisor
+    from nitrokit.emulation.nitro.pki import EmulatedPki
+    from nitrokit.emulation.nitro.qemu import QemuRunner
+
+    def now() -> datetime:
+        return datetime.now(UTC)
+
+    folder.mkdir()
+    hypervisor = Hypervisor(
+        folder, instance_id="i-0123456789abcdef0", role_arn=None, pki=EmulatedPki(now), tls_authorities="", runner=QemuRunner(qemu), now=now
+    )
+    try:
+        hypervisor.allocate(cpu_count=2, memory_mib=1024)
+        with eif.open("rb") as file:
+            started = time.perf_counter()
+            hypervisor.run(file, cpu_count=2, memory_mib=512, cid=None, name="bench", debug=False)
+            return time.perf_counter() - started
+    finally:
+        hypervisor.close()
 
 
 def _level() -> int:
