@@ -188,11 +188,17 @@ def test_unknown_types_fail_the_stack_by_name(local):
 
 def test_keys_are_of_the_kind_that_the_template_says(local):
     policy = {"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "kms:*", "Resource": "*"}}
-    _deploy(local, "signing", {"K": {"Type": "AWS::KMS::Key", "Properties": {"KeySpec": "ECC_NIST_P256", "KeyUsage": "SIGN_VERIFY", "KeyPolicy": policy}}})
+    _deploy(
+        local,
+        "signing",
+        {"K": {"Type": "AWS::KMS::Key", "Properties": {"KeySpec": "ECC_NIST_P256", "KeyUsage": "SIGN_VERIFY", "KeyPolicy": policy}}},
+    )
     (resource,) = local.client("cloudformation").describe_stack_resources(StackName="signing")["StackResources"]
     kms, key_id = local.client("kms"), resource["PhysicalResourceId"]
     signed = kms.sign(KeyId=key_id, Message=b"m", SigningAlgorithm="ECDSA_SHA_256")["Signature"]
-    load_der_public_key(kms.get_public_key(KeyId=key_id)["PublicKey"]).verify(signed, b"m", ec.ECDSA(SHA256()))
+    public = load_der_public_key(kms.get_public_key(KeyId=key_id)["PublicKey"])
+    assert isinstance(public, ec.EllipticCurvePublicKey)
+    public.verify(signed, b"m", ec.ECDSA(SHA256()))
 
 
 def test_a_failing_association_fails_the_stack_with_its_step_and_cause(local):

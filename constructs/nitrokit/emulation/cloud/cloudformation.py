@@ -221,7 +221,7 @@ def _document_with_defaults(original: Callable[..., Any]) -> Callable[..., Any]:
     return create
 
 
-def _key_of_its_kind(_: Any, resource_name: str, cloudformation_json: Any, account_id: str, region_name: str, **_named: Any) -> Any:
+def _key_of_its_kind(_: Any, /, resource_name: str, cloudformation_json: Any, account_id: str, region_name: str, **_named: Any) -> Any:
     """Moto's CloudFormation makes symmetric keys alone."""
     from moto.kms.models import kms_backends
 
