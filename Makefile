@@ -28,6 +28,7 @@ bench: setup
 	python bench/ledger.py
 	python bench/image.py
 	python bench/run.py
+	python bench/runtime.py
 
 setup: system $(VENV)/.ready node_modules/.ready
 

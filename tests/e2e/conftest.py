@@ -89,11 +89,11 @@ class Guest:
         with contextlib.suppress(OSError, ValueError):
             self.run(text)
 
-    def wait_for_app(self):
+    def wait_for_app(self, port=5000):
         deadline = time.monotonic() + 60
         while True:
             try:
-                self.connect(5000).close()
+                self.connect(port).close()
                 return
             except OSError:
                 assert time.monotonic() < deadline, self.logs()
@@ -137,15 +137,15 @@ class Parent:
         self.hypervisor.allocate(cpu_count=8, memory_mib=8192)
 
     @contextlib.contextmanager
-    def boot(self, eif, *, memory_mib=512):
-        """An enclave whose app runs; ended at the end."""
+    def boot(self, eif, *, memory_mib=512, port=5000):
+        """An enclave whose app runs and listens on a vsock port; ended at the end."""
         with eif.open("rb") as file:
             guest = Guest(
                 self.hypervisor, self.hypervisor.run(file, cpu_count=2, memory_mib=memory_mib, cid=None, name=eif.stem, debug=False)
             )
         try:
             guest.health(app="running")
-            guest.wait_for_app()
+            guest.wait_for_app(port)
             yield guest
         finally:
             with contextlib.suppress(Exception):
@@ -192,3 +192,15 @@ def probe(tmp_path_factory):
         return built[changes]
 
     return make
+
+
+@pytest.fixture(scope="module")
+def parent(make_parent):
+    return make_parent()
+
+
+@pytest.fixture(scope="module")
+def guest(parent, probe):
+    """One enclave for all tests that leave it as it was."""
+    with parent.boot(probe().eif) as guest:
+        yield guest
