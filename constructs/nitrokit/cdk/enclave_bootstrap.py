@@ -70,6 +70,7 @@ class EnclaveBootstrap(Construct):
         # Roles, endpoints and routes first: the agent on the host needs them all.
         self.association.node.add_dependency(parent)
         self.attest_document = self._make_document("AttestDocument", "attest.json.j2")
+        self.status_document = self._make_document("StatusDocument", "status.json.j2")
 
     def _make_document(self, id: str, template: str) -> ssm.CfnDocument:
         content = render_document(template, name=self.image.name)

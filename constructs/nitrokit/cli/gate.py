@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nitrokit.cli.output import JsonOption, Steps
+from nitrokit.cli.output import JsonOption, Steps, talk
 from nitrokit.errors import EnvironmentProblem, UsageError
 
 if TYPE_CHECKING:
     from nitrokit.gate.locks import LockedImage
     from nitrokit.gate.report import Comparison, GateReport, Place
+    from nitrokit.gate.run import Plan
 
 _IMAGES = Path("enclave_images")
+_UNREACHABLE, _AGAIN = 3, 15.0
 
 
 def gate(
     images: Annotated[
-        list[Path] | None, typer.Argument(help="Image folders. Default: those below enclave_images that have a lock.")
+        list[Path] | None, typer.Argument(help="Image folders, or the folder that holds them. Default: enclave_images.")
     ] = None,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Build each image from source, whatever the cache holds, and compare.")
@@ -32,9 +36,18 @@ def gate(
         list[Path] | None, typer.Option("--reference", help="An EIF of the locked image: says which files a differing rebuild moved.")
     ] = None,
     templates: Annotated[Path | None, typer.Option("--templates", help="Compare the synthesised templates of this cdk.out.")] = None,
-    stack: Annotated[list[str] | None, typer.Option("--stack", help="Compare this deployed stack.")] = None,
+    stack: Annotated[
+        list[str] | None, typer.Option("--stack", help="Compare this deployed stack: its keys, hosts and running enclaves.")
+    ] = None,
     key: Annotated[list[str] | None, typer.Option("--key", help="Compare this KMS key too: ARN, id or alias.")] = None,
-    only: Annotated[list[str] | None, typer.Option("--only", help="Of deployed stacks, only this place. May be repeated.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="Of deployed stacks, only these: key, host, enclave. May be repeated.")
+    ] = None,
+    wait: Annotated[int, typer.Option("--wait", help="Compare again, for so many seconds, while something is not reachable.", min=0)] = 0,
+    settled: Annotated[bool, typer.Option("--settled", help="A rollover that is still under way counts as drift.")] = False,
+    root: Annotated[
+        Path | None, typer.Option("--root", help="Trust anchor of documents, DER or PEM. Default: AWS's Nitro Enclaves root G1.")
+    ] = None,
     region: Annotated[str | None, typer.Option("--region", help="The AWS Region. Default: the environment's.")] = None,
     format_name: Annotated[str, typer.Option("--format", help="table, json, sarif, junit, github or markdown, on stdout.")] = "table",
     output: Annotated[
@@ -56,7 +69,8 @@ def gate(
         return
     shown = _format("json" if as_json else format_name)
     targets = [_target(one) for one in output or []]
-    report = _run(images, rebuild, reference, templates, stack, key, only, region)
+    plan = _plan(images, rebuild, reference, templates, stack, key, only, root, region)
+    report = _compare(plan, wait, settled)
     print(FORMATS[shown](report), end="")
     for name, path in targets:
         _write(path, FORMATS[name](report))
@@ -64,7 +78,7 @@ def gate(
         raise typer.Exit(report.exit_code)
 
 
-def _run(
+def _plan(
     images: list[Path] | None,
     rebuild: bool,
     reference: list[Path] | None,
@@ -72,10 +86,12 @@ def _run(
     stacks: list[str] | None,
     keys: list[str] | None,
     only: list[str] | None,
+    root: Path | None,
     region: str | None,
-) -> GateReport:
+) -> Plan:
+    from nitrokit.cli.trust import trust_anchor
     from nitrokit.gate.locks import read_images
-    from nitrokit.gate.run import Plan, run_gate
+    from nitrokit.gate.run import Plan
 
     if not (rebuild or templates or stacks or keys):
         raise UsageError(
@@ -84,8 +100,8 @@ def _run(
             expected="--rebuild, --templates, --stack or --key",
             do="name what to compare",
         )
-    locked = read_images(images or _below(_IMAGES))
-    plan = Plan(
+    locked = read_images(folder for one in images or [_IMAGES] for folder in _folders(one))
+    return Plan(
         locked,
         _rebuilder(reference or []) if rebuild else None,
         templates,
@@ -93,13 +109,31 @@ def _run(
         keys or [],
         _places(only),
         client=_client(region),
+        trust_anchor=trust_anchor(root),
+        clock=lambda: datetime.now(UTC),
     )
-    return run_gate(plan, datetime.now(UTC))
 
 
-def _below(folder: Path) -> list[Path]:
+def _compare(plan: Plan, wait: int, settled: bool) -> GateReport:
+    """Again and again while nothing drifts and something is not reachable, as long as ``wait`` allows."""
+    from nitrokit.gate.run import run_gate
+
+    deadline = time.monotonic() + wait
+    while True:
+        report = replace(run_gate(plan), settled=settled)
+        left = deadline - time.monotonic()
+        if report.exit_code != _UNREACHABLE or left <= 0:
+            return report
+        talk(f"not everything is reachable yet; {left:.0f} s are left")
+        time.sleep(min(_AGAIN, left))
+
+
+def _folders(folder: Path) -> list[Path]:
+    """An image folder, or the folder of several: then those of them that have a lock."""
     from nitrokit.image.lock import MEASUREMENTS
 
+    if (folder / "enclave.toml").is_file():
+        return [folder]
     found = sorted(path.parent for path in folder.glob(f"*/{MEASUREMENTS}"))
     if not found:
         raise UsageError("no-image", f"no locked image below {folder}", expected="image folders", do="name them, or run `nitrokit lock`")
@@ -134,6 +168,7 @@ def _places(only: list[str] | None) -> list[Place]:
 
 def _client(region: str | None) -> Callable[[str], Any]:
     """boto3's clients, each made once, when it is first needed. A throttled call is tried again."""
+    named = region or os.environ.get("AWS_REGION")  # which boto3 does not read
     made: dict[str, Any] = {}
 
     def client(service: str) -> Any:
@@ -143,7 +178,7 @@ def _client(region: str | None) -> Callable[[str], Any]:
             from botocore.exceptions import BotoCoreError
 
             try:
-                made[service] = boto3.client(service, region_name=region, config=Config(retries={"mode": "adaptive", "max_attempts": 8}))
+                made[service] = boto3.client(service, region_name=named, config=Config(retries={"mode": "adaptive", "max_attempts": 5}))
             except (BotoCoreError, ValueError) as error:  # an empty region makes an impossible endpoint
                 raise EnvironmentProblem(
                     "no-aws", "AWS cannot be asked", got=str(error), do="set region and credentials, or name --region"

@@ -1,6 +1,5 @@
 """``/enclave.json``: what PID 1 runs, resolved at build time and measured in PCR2. Written by the image builder, read in the enclave.
 
-Named tuples, because dataclasses import much, and an enclave's start waits for it.
 It is JSON, and not enclave.toml itself, because an image of Docker's has its command, user and environment elsewhere, and names of users stand in its own /etc/passwd.
 """
 
@@ -8,7 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from nitrokit.errors import NitrokitError
 
@@ -23,7 +23,8 @@ class BootError(NitrokitError):
     area = "boot"
 
 
-class Process(NamedTuple):
+@dataclass(frozen=True)
+class Process:
     """``command`` (absolute path first) runs in ``working_directory`` as ``uid``:``gid`` and ``groups`` with ``environment`` alone. The rest as in enclave.toml's [app]."""
 
     command: Sequence[str]
@@ -37,7 +38,8 @@ class Process(NamedTuple):
     ready_port: int | None
 
 
-class Boot(NamedTuple):
+@dataclass(frozen=True)
+class Boot:
     """``egress``: (host, port, vsock port) of each allowed destination; ``ingress``: (TCP port, vsock port)."""
 
     process: Process
@@ -47,7 +49,7 @@ class Boot(NamedTuple):
 
 def encode(boot: Boot) -> bytes:
     """Canonical JSON."""
-    return (json.dumps({**boot._asdict(), "process": boot.process._asdict()}, sort_keys=True, indent=1) + "\n").encode()
+    return (json.dumps(asdict(boot), sort_keys=True, indent=1) + "\n").encode()
 
 
 def decode(data: bytes) -> Boot:

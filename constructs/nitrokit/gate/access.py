@@ -6,7 +6,7 @@ from typing import Any
 
 _STACK = ("cloudformation:DescribeStacks", "cloudformation:GetTemplate", "cloudformation:ListStackResources")
 _KEYS = ("kms:DescribeKey", "kms:GetKeyPolicy", "kms:ListGrants")
-_ANY = ("autoscaling:DescribeAutoScalingGroups", "cloudformation:ListExports", "ssm:GetCommandInvocation")
+_ANY = ("cloudformation:ListExports", "ec2:DescribeInstances", "ssm:GetCommandInvocation")
 """These take no resource (Service Authorization Reference)."""
 
 

@@ -93,17 +93,19 @@ class Comparison:
 
 @dataclass(frozen=True)
 class GateReport:
-    """All comparisons. ``images``: name → the lock, as it stands in measurements.json."""
+    """All comparisons. ``images``: name → the lock, as it stands in measurements.json. ``settled``: a rollover must be over, but for the lock that announces it."""
 
     time: datetime
     images: Mapping[str, Any]
     comparisons: tuple[Comparison, ...]
+    settled: bool = False
 
     @property
     def verdict(self) -> str:
         """PASS, FAIL (drift), or UNREACHABLE: no drift was seen, but not all that was asked for was compared."""
         outcomes = {one.outcome for one in self.comparisons}
-        if Outcome.DRIFT in outcomes:
+        under_way = any(one.outcome is Outcome.PLANNED and one.place is not Place.LOCK for one in self.comparisons)
+        if Outcome.DRIFT in outcomes or (self.settled and under_way):
             return "FAIL"
         return "UNREACHABLE" if Outcome.UNREACHABLE in outcomes or not outcomes else "PASS"
 

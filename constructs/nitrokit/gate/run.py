@@ -9,16 +9,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from nitrokit.core.attestation.roots import TrustAnchor
 from nitrokit.gate.locks import LockedImage, compare_locks
 from nitrokit.gate.report import Comparison, GateReport, Place
 
-DEPLOYED = (Place.KEY,)
+DEPLOYED = (Place.KEY, Place.HOST, Place.ENCLAVE)
 
 
 @dataclass(frozen=True)
 class Plan:
     """What to compare. ``rebuild``: how to build, or None; ``templates``: a cloud assembly's folder; ``stacks``: names of deployed stacks; ``keys``: ARNs, ids or aliases beside those of stacks;
-    ``places``: of deployed stacks, what to look at; ``client``: a service's name → a boto3 client.
+    ``places``: of deployed stacks, what to look at; ``client``: a service's name → a boto3 client; ``trust_anchor``: the root of enclaves' documents; ``clock``: the time now.
     """
 
     images: Sequence[LockedImage]
@@ -28,10 +29,13 @@ class Plan:
     keys: Sequence[str] = ()
     places: Sequence[Place] = DEPLOYED
     client: Callable[[str], Any] = field(repr=False, kw_only=True)
+    trust_anchor: TrustAnchor = field(kw_only=True)
+    clock: Callable[[], datetime] = field(repr=False, kw_only=True)
 
 
-def run_gate(plan: Plan, time: datetime) -> GateReport:
+def run_gate(plan: Plan) -> GateReport:
     """Compare. Whatever cannot be reached is an answer, never an exception and never a pass."""
+    time = plan.clock()
     locks = {image.name: json.loads(image.values.to_json()) for image in plan.images}
     return GateReport(time, locks, tuple(_compare(plan, time)))
 

@@ -33,6 +33,10 @@ class Stack:
             if resource.get("Type") == kind and logical in self.physical:
                 yield logical, self.physical[logical], resolve(resource.get("Properties", {}), self.names)
 
+    @property
+    def region(self) -> str:
+        return self.arn.split(":")[3]
+
     def names(self, name: str) -> str | None:
         """For ``resolve``."""
         partition, _, region, account = self.arn.split(":")[1:5]

@@ -10,15 +10,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from nitrokit.core.intrinsics import Environment, concrete, resolve
+from nitrokit.core.intrinsics import Environment, concrete
 from nitrokit.gate.consumers import compare_accepted
 from nitrokit.gate.key_policies import KeyPolicy, compare_key_policy
 from nitrokit.gate.locks import LockedImage, Pcrs
 from nitrokit.gate.report import Comparison, Place
 
 _PCR, _VALUE = re.compile(r"PCR([0-9]+)"), re.compile(r"(?:0[xX])?([0-9a-fA-F]{96})")
-_ACCOUNT = "123456789012"
-_PSEUDO = {"AWS::AccountId": _ACCOUNT, "AWS::Partition": "aws", "AWS::Region": "us-east-1", "AWS::URLSuffix": "amazonaws.com"}
+_ENVIRONMENT = Environment()
 UNSEALED = ("policy-change",)
 """What a template may say knowingly: EnclaveKey lets nobody but a named administrator change a policy."""
 
@@ -36,14 +35,6 @@ class Template:
         for logical, resource in (resources if isinstance(resources, dict) else {}).items():
             if isinstance(resource, dict):
                 yield logical, str(resource.get("Type")), resource
-
-    def names(self, name: str) -> str | None:
-        """Stand-ins for what only a deployment knows: a role's ARN must look like one."""
-        logical, _, attribute = name.partition(".")
-        kinds = {one: kind for one, kind, _ in self.resources()}
-        if attribute == "Arn" and kinds.get(logical) == "AWS::IAM::Role":
-            return f"arn:aws:iam::{_ACCOUNT}:role/{logical}"
-        return _PSEUDO.get(name)
 
 
 def read_templates(folder: Path) -> list[Template]:
@@ -76,10 +67,10 @@ def _compare(template: Template, images: Sequence[LockedImage], time: datetime) 
         path = str(template.path)
         policy = _attested_policy(kind, resource)
         if policy is not None:
-            key = KeyPolicy(Place.TEMPLATE, subject, policy, _ACCOUNT, path=path, tolerated=UNSEALED)
+            key = KeyPolicy(Place.TEMPLATE, subject, policy, _ENVIRONMENT.account, path=path, tolerated=UNSEALED)
             yield from compare_key_policy(key, images, time)
             continue
-        for name, sets in _groups(resolve(resource.get("Properties"), template.names)).items():
+        for name, sets in _groups(concrete(resource.get("Properties"), _ENVIRONMENT)).items():
             own = [image for image in images if image.name == name] or images
             yield compare_accepted(Place.TEMPLATE, subject, sets, own, time, path=path)
 
@@ -93,7 +84,7 @@ def _attested_policy(kind: str, resource: Mapping[str, Any]) -> Mapping[str, Any
     """A key's policy, where it speaks of attestation."""
     if kind not in ("AWS::KMS::Key", "AWS::KMS::ReplicaKey"):
         return None
-    policy = concrete((resource.get("Properties") or {}).get("KeyPolicy"), Environment(_ACCOUNT))
+    policy = concrete((resource.get("Properties") or {}).get("KeyPolicy"), _ENVIRONMENT)
     return policy if isinstance(policy, dict) and "recipientattestation" in json.dumps(policy).lower() else None
 
 
@@ -116,7 +107,7 @@ def sets_in(value: Any, name: str | None = None) -> Iterator[tuple[str | None, P
         for one in value:
             yield from sets_in(one, name)
     elif isinstance(value, dict):
-        if pcrs := _pcrs(value):
+        if pcrs := pcrs_of(value):
             yield name, pcrs
             return
         own = value.get("name")
@@ -124,7 +115,8 @@ def sets_in(value: Any, name: str | None = None) -> Iterator[tuple[str | None, P
             yield from sets_in(one, own if isinstance(own, str) else name)
 
 
-def _pcrs(value: Mapping[str, Any]) -> Pcrs:
+def pcrs_of(value: Mapping[str, Any]) -> Pcrs:
+    """The set that a mapping of PCR names to hex is; empty where it is none."""
     pairs = [(_PCR.fullmatch(str(key)), _VALUE.fullmatch(one) if isinstance(one, str) else None) for key, one in value.items()]
     found = {int(key[1]): bytes.fromhex(one[1]) for key, one in pairs if key and one}
     return found if 0 in found else {}

@@ -10,7 +10,7 @@ import base64
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,15 @@ class Answer:
     instance_id: str
     nonce: bytes
     document: bytes | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a document printed on a host, or the ``reason`` why there is nothing."""
+
+    instance_id: str
+    stdout: str | None = None
     reason: str | None = None
 
 
@@ -58,25 +67,30 @@ class Hosts:
     def ask(self, fleet: Fleet, instance_ids: Sequence[str]) -> Iterator[Answer]:
         """Every host's answer, in the order in which they come. One base for all: each enclave's nonce is derived from it (nitrokit.core.nonces)."""
         base = secrets.token_bytes(NONCE_BYTES)
+        parameters = {"Nonce": [base64.b64encode(base).decode()], "NonceFor": ["instance"]}
+        for output in self.run(fleet.document_name, parameters, instance_ids):
+            yield _answer(output, enclave_nonce(base, output.instance_id, fleet.enclave))
+
+    def run(self, document_name: str, parameters: Mapping[str, list[str]], instance_ids: Sequence[str]) -> Iterator[Output]:
+        """What a document printed on every host, in the order in which they end."""
         commands: dict[str, str] = {}
         for start in range(0, len(instance_ids), BATCH):
-            commands.update(self._send(fleet, list(instance_ids[start : start + BATCH]), base))
+            commands.update(self._send(document_name, parameters, list(instance_ids[start : start + BATCH])))
         answered = set()
-        for answer in self._collect(fleet, commands, base):
-            answered.add(answer.instance_id)
-            yield answer
+        for output in self._collect(commands):
+            answered.add(output.instance_id)
+            yield output
         for instance_id in instance_ids:
             if instance_id not in answered:
                 why = f"no answer in {_ANSWER_WITHIN:.0f} s" if instance_id in commands else "not connected to Systems Manager"
-                yield Answer(instance_id, _nonce(fleet, base, instance_id), reason=why)
+                yield Output(instance_id, reason=why)
 
-    def _send(self, fleet: Fleet, instance_ids: list[str], base: bytes) -> dict[str, str]:
+    def _send(self, document_name: str, parameters: Mapping[str, list[str]], instance_ids: list[str]) -> dict[str, str]:
         """Instance id → command id; those that are not connected are left out."""
-        parameters = {"Nonce": [base64.b64encode(base).decode()], "NonceFor": ["instance"]}
         try:
             sent = self._ssm.send_command(
                 InstanceIds=instance_ids,
-                DocumentName=fleet.document_name,
+                DocumentName=document_name,
                 Parameters=parameters,
                 TimeoutSeconds=_DELIVER_WITHIN,
                 MaxConcurrency="100%",
@@ -86,10 +100,13 @@ class Hosts:
             if len(instance_ids) == 1:
                 return {}
             half = len(instance_ids) // 2
-            return {**self._send(fleet, instance_ids[:half], base), **self._send(fleet, instance_ids[half:], base)}
+            return {
+                **self._send(document_name, parameters, instance_ids[:half]),
+                **self._send(document_name, parameters, instance_ids[half:]),
+            }
         return dict.fromkeys(instance_ids, sent["Command"]["CommandId"])
 
-    def _collect(self, fleet: Fleet, commands: dict[str, str], base: bytes) -> Iterator[Answer]:
+    def _collect(self, commands: dict[str, str]) -> Iterator[Output]:
         pending, deadline, polls = dict(commands), self._monotonic() + _ANSWER_WITHIN, iter(_POLLS)
         while pending and self._monotonic() < deadline:
             self._sleep(next(polls, _POLLS[-1]))
@@ -97,7 +114,7 @@ class Hosts:
                 found = self._invocation(command, instance_id)
                 if found is not None and found["Status"] not in _UNFINISHED:
                     del pending[instance_id]
-                    yield _answer(instance_id, _nonce(fleet, base, instance_id), found)
+                    yield _output(instance_id, found)
 
     def _invocation(self, command: str, instance_id: str) -> dict[str, Any] | None:
         try:
@@ -107,16 +124,17 @@ class Hosts:
         return found
 
 
-def _nonce(fleet: Fleet, base: bytes, instance_id: str) -> bytes:
-    return enclave_nonce(base, instance_id, fleet.enclave)
-
-
-def _answer(instance_id: str, nonce: bytes, found: dict[str, Any]) -> Answer:
-    """The document in what the host printed; a host may print anything."""
+def _output(instance_id: str, found: dict[str, Any]) -> Output:
     if found["Status"] != "Success":
-        return Answer(instance_id, nonce, reason=f"{found['Status']}: {found['StandardErrorContent'][-500:]}")
-    output = found["StandardOutputContent"]
+        return Output(instance_id, reason=f"{found['Status']}: {found['StandardErrorContent'][-500:]}")
+    return Output(instance_id, found["StandardOutputContent"])
+
+
+def _answer(output: Output, nonce: bytes) -> Answer:
+    """The document in what the host printed; a host may print anything."""
+    if output.stdout is None:
+        return Answer(output.instance_id, nonce, reason=output.reason)
     try:
-        return Answer(instance_id, nonce, document=base64.b64decode(json.loads(output)["document"], validate=True))
+        return Answer(output.instance_id, nonce, document=base64.b64decode(json.loads(output.stdout)["document"], validate=True))
     except (ValueError, KeyError, TypeError, RecursionError):
-        return Answer(instance_id, nonce, reason=f"the host's answer holds no document: {output[:300]}")
+        return Answer(output.instance_id, nonce, reason=f"the host's answer holds no document: {output.stdout[:300]}")

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -18,7 +19,6 @@ from typing import IO
 
 from nitrokit.image.architecture import ARCHITECTURES
 from nitrokit.image.errors import FetchError
-from nitrokit.image.files import scratch
 from nitrokit.image.mirrors import apt_mirrors, apt_proxies
 
 _TIMEOUT = 60
@@ -61,17 +61,17 @@ def fetch_pool_file(
                     file.truncate(0)
                     _download(f"{mirror}/{path}", file, progress)
             except _UNREACHABLE as error:
-                refusals.append(f"{mirror}: {error}")
+                refusals.append(str(error))
                 continue
             if _sha256(partial) == sha256:
                 os.replace(partial, target)
                 return target
-            refusals.append(f"{mirror}: other content")
+            refusals.append("other content")
             file.truncate(0)
     raise FetchError(
         "gone",
         f"no mirror has the pinned file {path}",
-        got="; ".join(refusals),
+        got="; ".join(sorted(set(refusals))),
         expected=f"sha256 {sha256}",
         do="check the network; if the archive has replaced the package, run `nitrokit lock` and have the new lock reviewed",
     )
@@ -118,10 +118,11 @@ def fetch_wheels(requirements: Path, *, python: str, arch: str, cache: Path) -> 
     if target.is_dir() and any(_sha256(wheel) not in pins for wheel in target.glob("*.whl")):
         shutil.rmtree(target)
     if not target.is_dir():
-        with scratch(target.parent) as folder:
-            _pip_download(requirements, folder / "all", python, arch)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".wheels-") as folder:
+            _pip_download(requirements, Path(folder) / "all", python, arch)
             try:
-                os.replace(folder / "all", target)
+                os.replace(Path(folder) / "all", target)
             except OSError:  # another process was faster: the content is the same
                 if not target.is_dir():
                     raise

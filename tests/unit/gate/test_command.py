@@ -60,7 +60,7 @@ def test_agreement_drift_and_absence_have_their_exit_codes_and_files(image, tmp_
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ([], 2, "usage/nothing-asked"), (["docs", "--templates", "x"], 2, "lock/missing"), (["--templates", "x", "--format", "x"], 2, "usage/bad-format"),
+        ([], 2, "usage/nothing-asked"), (["docs", "--templates", "x"], 2, "usage/no-image"), (["--templates", "x", "--format", "x"], 2, "usage/bad-format"),
         (["--templates", "x", "--output", "x.pdf"], 2, "usage/bad-format"), (["--templates", "x", "--output", "json=/proc/x/y"], 2, "usage/unwritable-file"),
         (["--stack", "x", "--only", "moon"], 2, "usage/bad-place"),
     ],
@@ -91,3 +91,8 @@ def test_the_printed_policy_names_real_actions_and_only_reads():
             service, _, name = action.partition(":")
             assert name in loader.load_service_model(service, "service-2")["operations"], action
             assert name.startswith(("Describe", "Get", "List")) or action == "ssm:SendCommand"
+
+
+def test_the_gate_needs_nothing_of_what_lambdas_alone_have():
+    code = "import sys, nitrokit.gate.deployed, nitrokit.gate.templates; sys.exit(any(name.startswith(('aws_lambda_powertools', 'aws_cdk')) for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from nitrokit.core.nsm.messages import decode_response, encode_request
 
 
-class PcrState(NamedTuple):
+@dataclass(frozen=True)
+class PcrState:
     """A PCR's value and whether it is locked."""
 
     locked: bool
     value: bytes
 
 
-class NsmDescription(NamedTuple):
+@dataclass(frozen=True)
+class NsmDescription:
     """The module's version, id, number of PCRs, locked PCRs and digest ("SHA384")."""
 
     version: tuple[int, int, int]

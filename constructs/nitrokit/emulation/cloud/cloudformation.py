@@ -24,8 +24,11 @@ _NO_BEHAVIOUR = (
 """Types that may be there and do nothing locally. Any other that moto does not know fails the stack."""
 
 
-def install(systems_manager: SystemsManager) -> Callable[[], None]:
-    """Put the helpers into moto (this process is the cloud's own); returns what takes them out again."""
+PutKeyPolicy = Callable[[str, str], object]
+
+
+def install(systems_manager: SystemsManager, put_key_policy: PutKeyPolicy) -> Callable[[], None]:
+    """Put the helpers into moto (this process is the cloud's own); returns what takes them out again. ``put_key_policy``: a key's id and policy, as the role that deploys."""
     from moto.cloudformation import models, parsing
     from moto.ec2.models.instances import Instance
     from moto.kms.models import Key
@@ -39,7 +42,6 @@ def install(systems_manager: SystemsManager) -> Callable[[], None]:
         (parsing.ResourceMap, "parse_ssm_parameter", parsing.ResourceMap.parse_ssm_parameter),
         (Instance, "create_from_cloudformation_json", Instance.__dict__["create_from_cloudformation_json"]),
         (Document, "create_from_cloudformation_json", Document.__dict__["create_from_cloudformation_json"]),
-        (Key, "create_from_cloudformation_json", Key.__dict__["create_from_cloudformation_json"]),
         (parsing, "resource_class_from_type", parsing.resource_class_from_type),
     ]
     models.CloudFormationBackend.execute_change_set = _execute_change_set
@@ -48,8 +50,8 @@ def install(systems_manager: SystemsManager) -> Callable[[], None]:
     parsing.ResourceMap.build_resource_diff = _ordered_diff(parsing.ResourceMap.build_resource_diff)
     parsing.ResourceMap.parse_ssm_parameter = _resolved_once(parsing.ResourceMap.parse_ssm_parameter)
     Instance.create_from_cloudformation_json = classmethod(_instance_with_options(Instance.create_from_cloudformation_json.__func__))
+    Key.update_from_cloudformation_json = classmethod(_key_update(put_key_policy))
     Document.create_from_cloudformation_json = classmethod(_document_with_defaults(Document.create_from_cloudformation_json.__func__))
-    Key.create_from_cloudformation_json = classmethod(_key_of_its_kind)
     known = parsing.get_model_map()
     own = {"AWS::SSM::Association": _association(systems_manager), **{name: _inert(name) for name in _NO_BEHAVIOUR if name not in known}}
     moto_class = parsing.resource_class_from_type
@@ -58,6 +60,7 @@ def install(systems_manager: SystemsManager) -> Callable[[], None]:
     def restore() -> None:
         for owner, name, value in originals:
             setattr(owner, name, value)
+        del Key.update_from_cloudformation_json  # moto's own is the base class's, which refuses
 
     return restore
 
@@ -209,6 +212,18 @@ def _instance_with_options(original: Callable[..., Any]) -> Callable[..., Any]:
     return create
 
 
+def _key_update(put_key_policy: PutKeyPolicy) -> Callable[..., Any]:
+    """A key's new policy goes the way of KMS's API, where the key's old policy decides: a sealed key fails the stack."""
+
+    def update(
+        cls: Any, original_resource: Any, new_resource_name: str, cloudformation_json: Any, account_id: str, region_name: str
+    ) -> Any:
+        put_key_policy(original_resource.id, json.dumps(cloudformation_json["Properties"]["KeyPolicy"]))
+        return original_resource
+
+    return update
+
+
 def _document_with_defaults(original: Callable[..., Any]) -> Callable[..., Any]:
     def create(cls: Any, resource_name: str, cloudformation_json: Any, account_id: str, region_name: str, **named: Any) -> Any:
         properties = cloudformation_json["Properties"]
@@ -219,22 +234,6 @@ def _document_with_defaults(original: Callable[..., Any]) -> Callable[..., Any]:
         return original(cls, resource_name, cloudformation_json, account_id, region_name, **named)
 
     return create
-
-
-def _key_of_its_kind(_: Any, /, resource_name: str, cloudformation_json: Any, account_id: str, region_name: str, **_named: Any) -> Any:
-    """Moto's CloudFormation makes symmetric keys alone."""
-    from moto.kms.models import kms_backends
-
-    properties = cloudformation_json["Properties"]
-    key = kms_backends[account_id][region_name].create_key(
-        properties["KeyPolicy"],
-        properties.get("KeyUsage", "ENCRYPT_DECRYPT"),
-        properties.get("KeySpec", "SYMMETRIC_DEFAULT"),
-        properties.get("Description"),
-        properties.get("Tags", []),
-    )
-    key.key_rotation_status, key.enabled = properties.get("EnableKeyRotation", False), properties.get("Enabled", True)
-    return key
 
 
 def _inert(name: str) -> Any:

@@ -112,7 +112,7 @@ class LocalCloud:
         from moto.awslambda.models import LambdaFunction
         from moto.ssm.models import SimpleSystemManagerBackend
 
-        self._restores.append(cloudformation.install(self._systems_manager))
+        self._restores.append(cloudformation.install(self._systems_manager, self._put_key_policy))
         self._restores.append(events.install(self.lambdas.invoke))
         invoke, send = LambdaFunction._invoke_lambda, SimpleSystemManagerBackend.send_command
         LambdaFunction._invoke_lambda = lambda function, event=None: self.lambdas.invoke(function, event)
@@ -123,6 +123,12 @@ class LocalCloud:
             SimpleSystemManagerBackend.send_command = send
 
         self._restores.append(restore)
+
+    def _put_key_policy(self, key_id: str, policy: str) -> None:
+        """As CloudFormation does it: under the role that modern bootstrap gives it."""
+        role = f"arn:aws:iam::{self.account}:role/cdk-hnb659fds-cfn-exec-role-{self.account}-{self.region}"
+        client = self.client("kms", self.identities.for_role(role, "AWSCloudFormation"))
+        client.put_key_policy(KeyId=key_id, PolicyName="default", Policy=policy, BypassPolicyLockoutSafetyCheck=True)
 
     def _send_command(self, original: Callable[..., Any]) -> Callable[..., Any]:
         systems_manager = self._systems_manager

@@ -1,0 +1,184 @@
+"""MeasurementGate: nothing is deployed that two hosts did not build alike from reviewed locks, and a deployment is over when what runs has attested."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aws_cdk import Aws, Duration, Stack, pipelines
+from aws_cdk import aws_codebuild as codebuild
+from aws_cdk import aws_codepipeline as codepipeline
+from aws_cdk import aws_codepipeline_actions as actions
+from aws_cdk import aws_iam as iam
+from constructs import Construct
+
+from nitrokit.gate.access import access_policy
+
+INSTALL = ("python -m pip install --no-deps --require-hashes -r requirements.txt", "npm ci --no-audit --no-fund")
+_BUILDERS = ("First", "Second")
+_BUILD = (
+    "mkdir -p built",
+    'for lock in {images}/*/measurements.json; do image=$(dirname "$lock"); nitrokit build "$image" --check -o "built/$(basename "$image").eif" || exit $?; done',
+    "(cd built && sha256sum ./*.eif > eifs.sha256 && rm -f ./*.eif)",
+)  # fmt: skip
+_RETIRE = 'for lock in {images}/*/measurements.json; do nitrokit lock "$(dirname "$lock")" --retire-all || exit $?; done'
+_LANGUAGES = {"python": "3.13", "nodejs": "22"}
+
+
+class MeasurementGate(Construct):
+    """The drift gate for CDK Pipelines (``synth_step``, ``attested_step``, ``retire_step``) and for CodePipeline (``add_stages``).
+
+    Every step is a CodeBuild build, whose exit code is the action's result: what fails ends the pipeline.
+
+    - ``images``: where the image folders lie in the source. Default: ``enclave_images``.
+    - ``install``: commands that bring nitrokit and the CDK CLI. Default: hashed requirements.txt, and package-lock.json.
+    - ``synth``: what synthesises into ``cdk.out``. Default: ``npx cdk synth``.
+    - ``health_timeout``: how long a step waits for enclaves that cannot be reached yet. Default: 30 minutes. Drift fails at once.
+    - ``build_image``: default: CodeBuild's standard 7.0 (x86_64). ``environment``: variables of every build, e.g. NITROKIT_BLOBS. Default: none.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        images: str = "enclave_images",
+        install: Sequence[str] = INSTALL,
+        synth: str = "npx cdk synth --quiet --output cdk.out",
+        health_timeout: Duration | None = None,
+        build_image: codebuild.IBuildImage | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(scope, id)
+        self._images, self._install, self._synth = images, list(install), synth
+        self._health = health_timeout or Duration.minutes(30)
+        self._environment = codebuild.BuildEnvironment(build_image=build_image or codebuild.LinuxBuildImage.STANDARD_7_0)
+        self._variables = dict(environment or {})
+
+    def synth_step(self, source: pipelines.IFileSetProducer) -> pipelines.CodeBuildStep:
+        """For ``CodePipeline(synth=…)``: two builds on hosts of their own, compared; then synthesis and gate. Its output is ``cdk.out``."""
+        built = {
+            f"built-{name.lower()}": self._step(f"Build{name}", source, self._building(), primary_output_directory="built")
+            for name in _BUILDERS
+        }
+        return self._step("Gate", source, self._gating(), additional_inputs=built, primary_output_directory="cdk.out")
+
+    def attested_step(self, source: pipelines.IFileSetProducer, stack_name: str) -> pipelines.CodeBuildStep:
+        """For ``add_stage(post=[…])``: waits until every enclave of the stack has attested, and fails for any that runs something else."""
+        return self._step(f"Attest{stack_name}", source, self._attesting(stack_name), role_policy_statements=self._reading(stack_name))
+
+    def retire_step(self, source: pipelines.IFileSetProducer, stack_name: str) -> pipelines.CodeBuildStep:
+        """After ``attested_step``: when every enclave runs the current set, the stack is deployed with that alone. The committed lock may go on naming the old one: that is wider than what is
+        deployed, and `nitrokit lock --retire` drops it in a commit. Of no use for sealed keys, which retire a set by its date.
+        """
+        statements = [*self._reading(stack_name), self._deploying()]
+        return self._step(f"Retire{stack_name}", source, self._retiring(stack_name), role_policy_statements=statements)
+
+    def add_stages(
+        self,
+        pipeline: codepipeline.Pipeline,
+        source: codepipeline.Artifact,
+        *,
+        stack_name: str,
+        deploy: Sequence[codepipeline.IAction],
+        assembly: codepipeline.Artifact | None = None,
+        retire: bool = False,
+    ) -> None:
+        """For a pipeline that has its source stage: Build, Gate, Deploy (``deploy``: the caller's actions), Attest and, if wanted, Retire. ``assembly``: what ``cdk.out`` becomes, for ``deploy``."""
+        built = [codepipeline.Artifact(f"Built{name}") for name in _BUILDERS]
+        builds = [
+            self._action(f"Build{name}", source, self._building(), output=artifact, folder="built")
+            for name, artifact in zip(_BUILDERS, built, strict=True)
+        ]
+        gating = [f'ln -s "$CODEBUILD_SRC_DIR_Built{name}" built-{name.lower()}' for name in _BUILDERS]
+        gate = self._action(
+            "Gate",
+            source,
+            [*gating, *self._gating()],
+            extra_inputs=built,
+            output=assembly or codepipeline.Artifact("Assembly"),
+            folder="cdk.out",
+        )
+        attest = self._action("Attest", source, self._attesting(stack_name), statements=self._reading(stack_name))
+        stages: list[tuple[str, Sequence[codepipeline.IAction]]] = [
+            ("Build", builds),
+            ("Gate", [gate]),
+            ("Deploy", deploy),
+            ("Attest", [attest]),
+        ]
+        if retire:
+            statements = [*self._reading(stack_name), self._deploying()]
+            stages.append(("Retire", [self._action("Retire", source, self._retiring(stack_name), statements=statements)]))
+        for name, found in stages:
+            pipeline.add_stage(stage_name=name, actions=list(found))
+
+    def _building(self) -> list[str]:
+        return [line.replace("{images}", self._images) for line in _BUILD]
+
+    def _gating(self) -> list[str]:
+        compare = "diff built-first/eifs.sha256 built-second/eifs.sha256"
+        return [compare, self._synth, f"nitrokit gate {self._images} --templates cdk.out --output gate.xml"]
+
+    def _attesting(self, stack_name: str) -> list[str]:
+        return [f"nitrokit gate {self._images} --stack {stack_name} --wait {self._health.to_seconds():.0f} --output gate.xml"]
+
+    def _retiring(self, stack_name: str) -> list[str]:
+        settled = f"nitrokit gate {self._images} --stack {stack_name} --only enclave --settled --output gate.xml"
+        return [settled, _RETIRE.replace("{images}", self._images), f"npx cdk deploy {stack_name} --exclusively --require-approval never"]
+
+    def _reading(self, stack_name: str) -> list[iam.PolicyStatement]:
+        stack = Stack.of(self)
+        policy = access_policy(stack=stack_name, account=stack.account, region=stack.region, partition=Aws.PARTITION)
+        return [iam.PolicyStatement.from_json(statement) for statement in policy["Statement"]]
+
+    def _deploying(self) -> iam.PolicyStatement:
+        """The roles of the modern bootstrap do what a deployment needs."""
+        kinds = ("deploy", "file-publishing", "lookup")
+        arns = [f"arn:{Aws.PARTITION}:iam::{Stack.of(self).account}:role/cdk-*-{kind}-role-*" for kind in kinds]
+        return iam.PolicyStatement(actions=["sts:AssumeRole"], resources=arns)
+
+    def _step(self, name: str, source: pipelines.IFileSetProducer, commands: list[str], **more: Any) -> pipelines.CodeBuildStep:
+        return pipelines.CodeBuildStep(
+            name,
+            input=source,
+            install_commands=self._install,
+            commands=commands,
+            build_environment=self._environment,
+            env=self._variables,
+            partial_build_spec=codebuild.BuildSpec.from_object({"phases": {"install": {"runtime-versions": _LANGUAGES}}, **_REPORTS}),
+            **more,
+        )
+
+    def _action(
+        self,
+        name: str,
+        source: codepipeline.Artifact,
+        commands: list[str],
+        *,
+        extra_inputs: Sequence[codepipeline.Artifact] = (),
+        output: codepipeline.Artifact | None = None,
+        folder: str | None = None,
+        statements: Sequence[iam.PolicyStatement] = (),
+    ) -> codepipeline.IAction:
+        spec = {
+            "version": "0.2",
+            "phases": {"install": {"runtime-versions": _LANGUAGES, "commands": self._install}, "build": {"commands": commands}},
+            **({"artifacts": {"base-directory": folder, "files": "**/*"}} if folder else {}),
+            **_REPORTS,
+        }
+        project = codebuild.PipelineProject(
+            self,
+            name,
+            build_spec=codebuild.BuildSpec.from_object(spec),
+            environment=self._environment,
+            environment_variables={key: codebuild.BuildEnvironmentVariable(value=value) for key, value in self._variables.items()},
+            description=f"nitrokit's gate: {name}",
+        )
+        for statement in statements:
+            project.add_to_role_policy(statement)
+        return actions.CodeBuildAction(
+            action_name=name, project=project, input=source, extra_inputs=list(extra_inputs) or None, outputs=[output] if output else None
+        )
+
+
+_REPORTS = {"reports": {"gate": {"files": ["gate.xml"], "file-format": "JUNITXML"}}}

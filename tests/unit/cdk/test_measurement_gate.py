@@ -1,0 +1,147 @@
+"""MeasurementGate: what its pipelines consist of, and that their commands really run and really stop."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import aws_cdk as cdk
+import pytest
+from aws_cdk import aws_codepipeline as codepipeline
+from aws_cdk import aws_codepipeline_actions as actions
+from aws_cdk import aws_s3 as s3
+from aws_cdk import pipelines
+from aws_cdk.assertions import Template
+from cdk_nag import AwsSolutionsChecks
+
+from nitrokit.cdk.measurement_gate import MeasurementGate
+
+ROOT = Path(__file__).parents[3]
+CONTEXT = json.loads((ROOT / "cdk.json").read_text())["context"]
+BLOBS = Path(os.environ.get("NITROKIT_BLOBS", "/nowhere"))
+
+
+def _app():
+    return cdk.App(context=CONTEXT)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """CodePipeline with stages of its own."""
+    stack = cdk.Stack(_app(), "Plain", env=cdk.Environment(account="123456789012", region="eu-central-1"))
+    bucket = s3.Bucket(stack, "Source", versioned=True)
+    source = codepipeline.Artifact("Source")
+    pipeline = codepipeline.Pipeline(stack, "Pipeline", pipeline_type=codepipeline.PipelineType.V2)
+    pipeline.add_stage(
+        stage_name="Source", actions=[actions.S3SourceAction(action_name="Source", bucket=bucket, bucket_key="s.zip", output=source)]
+    )
+    gate = MeasurementGate(stack, "Gate", environment={"NITROKIT_BLOBS": "/blobs"})
+    assembly = codepipeline.Artifact("Assembly")
+    deploy = actions.CloudFormationCreateUpdateStackAction(
+        action_name="Deploy", stack_name="Hello", template_path=assembly.at_path("Hello.template.json"), admin_permissions=False
+    )  # fmt: skip
+    gate.add_stages(pipeline, source, stack_name="Hello", deploy=[deploy], assembly=assembly, retire=True)
+    return Template.from_stack(stack).to_json()["Resources"].values()
+
+
+def _of(resources, kind):
+    return [one["Properties"] for one in resources if one["Type"] == kind]
+
+
+def _commands(resources, name):
+    (project,) = [one for one in _of(resources, "AWS::CodeBuild::Project") if one["Description"] == f"nitrokit's gate: {name}"]
+    return json.loads(project["Source"]["BuildSpec"])["phases"]["build"]["commands"]
+
+
+def test_nothing_is_deployed_before_two_builds_agree_and_the_gate_passes(plain):
+    (pipeline,) = _of(plain, "AWS::CodePipeline::Pipeline")
+    stages = {stage["Name"]: stage["Actions"] for stage in pipeline["Stages"]}
+    assert list(stages) == ["Source", "Build", "Gate", "Deploy", "Attest", "Retire"]
+    first, second = stages["Build"]
+    assert first["RunOrder"] == second["RunOrder"], "side by side, on hosts of their own"
+    assert first["Configuration"]["ProjectName"] != second["Configuration"]["ProjectName"]
+    assert {one["Name"] for one in stages["Gate"][0]["InputArtifacts"]} == {"Source", "BuiltFirst", "BuiltSecond"}
+    assert [one["Name"] for one in stages["Gate"][0]["OutputArtifacts"]] == ["Assembly"]
+    assert [one["Name"] for one in stages["Deploy"][0]["InputArtifacts"]] == ["Assembly"]
+    assert "--settled" in _commands(plain, "Retire")[0]
+    assert "--wait 1800" in _commands(plain, "Attest")[0]
+
+
+def test_only_the_steps_that_ask_aws_may_and_they_may_read_alone(plain):
+    allowed: dict[str, set[str]] = {}
+    for policy in _of(plain, "AWS::IAM::Policy"):
+        for statement in policy["PolicyDocument"]["Statement"]:
+            for action in [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]:
+                allowed.setdefault(action, set()).add(json.dumps(policy["Roles"]))
+    assert {"kms:GetKeyPolicy", "ssm:SendCommand", "cloudformation:GetTemplate", "sts:AssumeRole"} <= set(allowed)
+    assert len(allowed["ssm:SendCommand"]) == 2, "Attest and Retire"
+    assert not {action for action in allowed if action.startswith("kms:")} & {"kms:PutKeyPolicy", "kms:CreateGrant", "kms:*"}
+
+
+def test_as_steps_of_cdk_pipelines():
+    app = _app()
+    stack = cdk.Stack(app, "Pipelines", env=cdk.Environment(account="123456789012", region="eu-central-1"))
+    bucket = s3.Bucket(stack, "Source", versioned=True)
+    source = pipelines.CodePipelineSource.s3(bucket, "s.zip")
+    gate = MeasurementGate(stack, "Gate")
+    pipeline = pipelines.CodePipeline(stack, "Pipeline", synth=gate.synth_step(source), self_mutation=False)
+    stage = cdk.Stage(app, "Prod", env=cdk.Environment(account="123456789012", region="eu-central-1"))
+    cdk.CfnResource(cdk.Stack(stage, "Hello"), "R", type="AWS::CloudFormation::WaitConditionHandle")
+    attested = gate.attested_step(source, "Prod-Hello")
+    retire = gate.retire_step(source, "Prod-Hello")
+    retire.add_step_dependency(attested)
+    pipeline.add_stage(stage, post=[attested, retire])
+    resources = Template.from_stack(stack).to_json()["Resources"].values()
+    (found,) = _of(resources, "AWS::CodePipeline::Pipeline")
+    order = [action["Name"] for one in found["Stages"] for action in sorted(one["Actions"], key=lambda action: action["RunOrder"])]
+    assert {"BuildFirst", "BuildSecond"} == set(order[order.index("Gate") - 2 : order.index("Gate")])
+    assert order[-2:] == ["AttestProd-Hello", "RetireProd-Hello"]
+    assert order.index("Gate") < min(number for number, name in enumerate(order) if "Deploy" in name or "Prepare" in name)
+
+
+def test_cdk_nag_has_nothing_to_say_of_it_but_what_a_pipeline_is():
+    stack = cdk.Stack(_app(), "Nagged")
+    MeasurementGate(stack, "Gate")
+    report = AwsSolutionsChecks(verbose=True)
+    cdk.Validations.of(stack).add_plugins(report)
+    assert [entry for entry in report.validate_scope(stack).violations] == []
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("source")
+    for name in ("app.py", "cdk.json", "requirements.txt"):
+        shutil.copy(ROOT / name, folder)
+    shutil.copytree(ROOT / "enclave_images", folder / "enclave_images")
+    (folder / "node_modules").symlink_to(ROOT / "node_modules")
+    return folder
+
+
+def _run(project, commands):
+    path = os.pathsep.join([str(ROOT / "node_modules/.bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "CDK_VALIDATION": "false"}
+    for command in commands:
+        # CodeBuild runs each command by itself, and ends at the first that fails.
+        done = subprocess.run(["sh", "-c", command], cwd=project, env=environment, capture_output=True, text=True, check=False, timeout=400)
+        if done.returncode:
+            return done
+    return done
+
+
+@pytest.mark.skipif(not (BLOBS / "bzImage").is_file(), reason="no kernel of the lock: NITROKIT_BLOBS")
+@pytest.mark.skipif(not (ROOT / "node_modules").is_dir(), reason="no node_modules: make setup")
+def test_the_builds_commands_run_and_fail_where_two_hosts_differ(plain, project):
+    done = _run(project, _commands(plain, "BuildFirst"))
+    assert done.returncode == 0, done.stderr
+    for name in ("first", "second"):
+        shutil.copytree(project / "built", project / f"built-{name}")
+    gating = [one for one in _commands(plain, "Gate") if not one.startswith("ln ")]
+    done = _run(project, gating)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (project / "gate.xml").read_text().startswith("<?xml")
+    (project / "built-second/eifs.sha256").write_text("0\n")
+    assert _run(project, gating).returncode == 1
+    (project / "enclave_images/hello/app/main.py").write_text("changed\n")
+    assert _run(project, _commands(plain, "BuildFirst")).returncode == 1, "what is built is not what is locked"
