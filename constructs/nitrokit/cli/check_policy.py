@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,16 +34,38 @@ def check_policy(
     limit = next((one for one in Severity if one.name.lower() == fail_on), None)
     if limit is None:
         raise UsageError("bad-severity", "no such severity", got=fail_on, expected=", ".join(one.name.lower() for one in Severity))
-    found = analyze_key_policy(_policy(_read(policy)), account=account, partition=partition, grants=_grants(grants))
+    document = _policy(_read(policy))
+    found = analyze_key_policy(document, account=account, partition=partition, grants=_grants(grants))
+    sets = _sets(document)
     failed = any(one.severity >= limit for one in found)
     verdict = "FAIL" if failed else "PASS"
-    result({"verdict": verdict, "findings": [one.as_dict() for one in found]}, as_json=as_json, human=lambda: _print(verdict, found))
+    value = {"verdict": verdict, "findings": [one.as_dict() for one in found], "sets": sets}
+    result(value, as_json=as_json, human=lambda: _print(verdict, found, sets))
     if failed:
         raise typer.Exit(1)
 
 
-def _print(verdict: str, found: Sequence[Finding]) -> None:
+def _sets(document: Any) -> list[dict[str, Any]]:
+    """The measurements that open data, by statement, and until when: a rollover's old set has a date."""
+    from nitrokit.core.key_policy import parse_policy, retires
+    from nitrokit.core.key_policy.adversaries import wanted_by
+
+    found = []
+    for statement in parse_policy(document):
+        if statement.allows and (wanted := wanted_by(statement)):
+            date = retires(statement)
+            pcrs = {name.rpartition(":")[2]: values for name, values in wanted.items()}
+            until = None if date is None else date.astimezone(UTC).isoformat()
+            found.append({"statement": statement.name, "pcrs": pcrs, "until": until, "past": date is not None and date < datetime.now(UTC)})
+    return found
+
+
+def _print(verdict: str, found: Sequence[Finding], sets: Sequence[dict[str, Any]]) -> None:
     print(f"{verdict}  {len(found)} findings" if found else f"{verdict}  no way round the attestation")
+    for one in sets:
+        pcrs = ", ".join(f"{name} {'|'.join(value[:12] for value in values)}…" for name, values in one["pcrs"].items())
+        until = f" until {one['until']}" + (" (past: retire it)" if one["past"] else "") if one["until"] else ""
+        print(f"  opens for {pcrs}{until} ({one['statement']})")
     for one in found:
         print(f"\n{one.severity.name} {one.id}" + (f" in {one.statement}" if one.statement else ""))
         print(f"  why      {one.reason}")

@@ -65,10 +65,14 @@ class ReferenceValues:
         return tuple(one for one in self.retiring if one.is_past(time))
 
     def rolled_over(self, new: Measurements, keep_old_until: datetime | None = None) -> ReferenceValues:
-        """``new`` is current; the set that was is kept until the date, or dropped at once where there is none. A retiring set that comes back is current alone."""
+        """``new`` is current; the set that was is kept until the date, or dropped at once where there is none. A retiring set that comes back is current alone.
+
+        Where ``new`` is current already, the set that began to retire last gets the date.
+        """
         kept = [one for one in self.retiring if one.measurements != new]
-        if new != self.current and keep_old_until is not None:
-            kept.append(RetiringSet(self.current, keep_old_until))
+        if keep_old_until is not None:
+            old = self.current if new != self.current else kept.pop().measurements if kept else None
+            kept += [] if old is None else [RetiringSet(old, keep_old_until)]
         return ReferenceValues(new, tuple(kept))
 
     def without(self, retired: tuple[RetiringSet, ...]) -> ReferenceValues:

@@ -344,3 +344,11 @@ def test_cfn_lint_finds_no_error(stack, host, image):
     command = [str(Path(sys.executable).with_name("cfn-lint")), "--non-zero-exit-code", "error", str(template)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_nag_finds_nothing(stack, image):
+    from cdk_nag import AwsSolutionsChecks
+
+    anonymous = iam.Role(stack, "Anonymous", assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"))
+    EnclaveKey(stack, "Key", images=[image("app")], host_role=anonymous, attest_host_role=True, data_owners=[OWNER])
+    assert [one.rule_name for one in AwsSolutionsChecks(stack.node.root).validate_scope(stack.node.root).violations] == []

@@ -191,3 +191,24 @@ def test_check_policy_passes_ours(tmp_path):
     done = run("check-policy", path, "--account", "123456789012")
     assert (done.returncode, done.stdout.split()[0]) == (0, "PASS")
     assert run("check-policy", path, "--account", "123456789012", "--fail-on", "info").returncode == 1
+
+
+def test_check_policy_tells_a_rollover(tmp_path):
+    from nitrokit.core.key_policy import openings, policy_for
+    from nitrokit.core.measurements import Measurements, digest
+    from nitrokit.core.reference_values import ReferenceValues, RetiringSet
+
+    sets = [Measurements(digest([name]), digest([b"boot"]), digest([name, b"app"])) for name in (b"new", b"old", b"older")]
+    dates = (datetime(2999, 1, 1, tzinfo=UTC), datetime(2020, 1, 1, tzinfo=UTC))
+    values = ReferenceValues(sets[0], tuple(map(RetiringSet, sets[1:], dates)))
+    path = tmp_path / "policy.json"
+    path.write_text(json.dumps(policy_for(openings("arn:aws:iam::123456789012:role/host", values), account="123456789012")))
+    told = json.loads(run("check-policy", path, "--account", "123456789012", "--json").stdout)["sets"]
+    assert [(one["until"], one["past"]) for one in told] == [
+        (None, False),
+        ("2999-01-01T00:00:00+00:00", False),
+        ("2020-01-01T00:00:00+00:00", True),
+    ]
+    assert [one["pcrs"]["imagesha384"] for one in told] == [[one.pcr0.hex()] for one in sets]
+    human = run("check-policy", path, "--account", "123456789012").stdout
+    assert human.count("opens for") == 3 and human.count("past: retire it") == 1

@@ -20,6 +20,7 @@ from nitrokit.core.key_policy import (
     openings,
     parse_policy,
     policy_for,
+    retires,
 )
 from nitrokit.core.measurements import EMPTY_PCR2, Measurements, digest, pcr3, pcr8
 from nitrokit.core.reference_values import ReferenceValues, RetiringSet
@@ -239,6 +240,22 @@ def test_what_does_not_tell_the_image_is_no_opening(indices):
     with pytest.raises(PolicyError) as caught:
         Opening(HOST, {index: OLD.pcr0.hex() for index in indices})
     assert caught.value.slug == "no-image"
+
+
+@pytest.mark.parametrize(
+    ("condition", "date"),
+    [
+        ({}, None), ({"DateLessThanEquals": {"AWS:currenttime": "2030-01-01T00:00:00Z"}}, "2030-01-01T00:00:00+00:00"),
+        ({"DateLessThan": {"aws:CurrentTime": "2030-01-01"}}, "2029-12-31T23:59:59+00:00"),
+        ({"DateLessThan": {"aws:CurrentTime": ["2030-01-01", "soon", "2031-01-01"]}, "DateLessThanEquals": {"aws:CurrentTime": "2032-01-01"}}, "2030-12-31T23:59:59+00:00"),
+        ({"DateLessThan": {"aws:CurrentTime": "soon"}}, None), ({"DateGreaterThan": {"aws:CurrentTime": "2030-01-01"}}, None), ({"DateLessThan": {"aws:TokenIssueTime": "2030-01-01"}}, None),
+    ],
+)  # fmt: skip
+def test_until_when_a_statement_holds(condition, date):
+    statement = {"Effect": "Allow", "Principal": "*", "Action": "kms:Decrypt", "Resource": "*", "Condition": condition}
+    (parsed,) = parse_policy({"Statement": statement})
+    found = retires(parsed)
+    assert (found and found.isoformat()) == date
 
 
 def test_owners_with_a_condition_have_a_statement_of_their_own():

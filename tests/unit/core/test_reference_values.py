@@ -44,6 +44,8 @@ def test_a_rollover_keeps_the_old_set_and_a_roll_back_takes_it_out_again():
     assert ReferenceValues(OLD).rolled_over(NEW, DATE) == ROLLOVER
     assert ReferenceValues(OLD).rolled_over(NEW) == ReferenceValues(NEW)
     assert ReferenceValues(OLD).rolled_over(OLD, DATE) == ReferenceValues(OLD)
+    later = DATE + SECOND
+    assert ROLLOVER.rolled_over(NEW, later) == ReferenceValues(NEW, (RetiringSet(OLD, later),)), "the rollover takes longer"
     again = ROLLOVER.rolled_over(OLDER, DATE)
     assert again.sets() == (OLDER, OLD, NEW)
     assert again.rolled_over(OLDER, DATE) == again

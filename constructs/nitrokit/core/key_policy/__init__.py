@@ -4,7 +4,7 @@ from nitrokit.core.key_policy.compare import policy_differences
 from nitrokit.core.key_policy.document import PolicyError, Statement, parse_policy
 from nitrokit.core.key_policy.evaluate import AccessRequest, Decision, authorize, evaluate, evaluate_identity
 from nitrokit.core.key_policy.findings import Finding, Grant, analyze_key_policy
-from nitrokit.core.key_policy.openings import Opening, openings
+from nitrokit.core.key_policy.openings import Opening, openings, retires
 from nitrokit.core.key_policy.rules import RULES, Rule, Severity
 from nitrokit.core.key_policy.statements import ATTESTED_ACTIONS, OWNER_ACTIONS, build_key_policy, check_size, policy_for
 
@@ -31,4 +31,5 @@ __all__ = [
     "parse_policy",
     "policy_differences",
     "policy_for",
+    "retires",
 ]

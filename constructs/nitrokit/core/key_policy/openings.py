@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from nitrokit.core.key_policy.document import PolicyError
+from nitrokit.core.key_policy.document import PolicyError, Statement
 from nitrokit.core.measurements import EMPTY_PCR2, ZERO
 from nitrokit.core.reference_values import ReferenceValues
 
@@ -66,6 +66,26 @@ def openings(
     return [
         Opening(principal, {index: value.hex() for index, value in one.pcrs().items()} | more, date, condition or {}) for one, date in dated
     ]
+
+
+def retires(statement: Statement) -> datetime | None:
+    """Until when a statement of any policy holds, that second included; None: for ever. Of several dates the earliest. IAM takes a date without a zone for UTC."""
+    dates = [
+        date - timedelta(seconds=condition.operator == "DateLessThan")
+        for condition in statement.conditions
+        if condition.key.lower() == "aws:currenttime" and condition.operator in ("DateLessThan", "DateLessThanEquals")
+        for date in [max(filter(None, map(_date, condition.values)), default=None)]
+        if date is not None
+    ]
+    return min(dates, default=None)
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        date = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 def condition_key(index: int) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 
 from nitrokit.cdk.validation.keys import attested_keys
 from nitrokit.cdk.validation.model import App, Rule, Violation
-from nitrokit.core.key_policy import PolicyError, Severity, Statement, parse_policy
+from nitrokit.core.key_policy import PolicyError, Severity, parse_policy, retires
 
 RULE = Rule(
     "nitrokit/stale-set",
@@ -26,19 +25,7 @@ def check(app: App) -> Iterator[Violation]:
         except PolicyError:
             continue  # nitrokit/policy-form tells
         for statement in statements:
-            date = _date(statement)
+            date = retires(statement) if statement.allows else None
             if date is not None and app.time > date:
                 detail = f"{statement.name}, {date:%Y-%m-%d %H:%M:%S} UTC"
                 yield RULE.at(key.template, key.logical_id, detail=detail, location="Properties.KeyPolicy")
-
-
-def _date(statement: Statement) -> datetime | None:
-    """Until when an Allow holds. Without a time zone IAM takes UTC."""
-    for condition in statement.conditions:
-        if statement.allows and condition.key.lower() == "aws:currenttime" and condition.operator in ("DateLessThan", "DateLessThanEquals"):
-            try:
-                date = datetime.fromisoformat(condition.values[0])
-            except ValueError:
-                continue
-            return (date if date.tzinfo else date.replace(tzinfo=UTC)) - timedelta(seconds=condition.operator == "DateLessThan")
-    return None
