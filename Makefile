@@ -26,7 +26,9 @@ check: setup
 bench: setup
 	python bench/core.py
 	python bench/ledger.py
+	python bench/image.py
 	python bench/run.py
+	python bench/runtime.py
 
 setup: system $(VENV)/.ready node_modules/.ready
 

@@ -66,23 +66,18 @@ def make_nsm(pki, measurements):
     return make
 
 
-@pytest.fixture
-def dynamodb(monkeypatch):
-    """moto's DynamoDB with the table "ledger" as the construct makes it."""
-    import boto3
-    from moto import mock_aws
-
+@pytest.fixture(scope="session")
+def make_ledger_table():
+    """Makes the table "ledger", as the construct does, by a DynamoDB client."""
     from nitrokit.core.ledger.layout import ENCLAVE, INDEX, KEY, PLACE
 
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
-    with mock_aws():
-        client = boto3.client("dynamodb", region_name="eu-west-1")
-        index = {
-            "IndexName": INDEX,
-            "KeySchema": [{"AttributeName": ENCLAVE, "KeyType": "HASH"}, {"AttributeName": PLACE, "KeyType": "RANGE"}],
-            "Projection": {"ProjectionType": "KEYS_ONLY"},
-        }
+    index = {
+        "IndexName": INDEX,
+        "KeySchema": [{"AttributeName": ENCLAVE, "KeyType": "HASH"}, {"AttributeName": PLACE, "KeyType": "RANGE"}],
+        "Projection": {"ProjectionType": "KEYS_ONLY"},
+    }
+
+    def make(client):
         client.create_table(
             TableName="ledger",
             KeySchema=[{"AttributeName": KEY, "KeyType": "HASH"}],
@@ -90,4 +85,19 @@ def dynamodb(monkeypatch):
             GlobalSecondaryIndexes=[index],
             BillingMode="PAY_PER_REQUEST",
         )
+
+    return make
+
+
+@pytest.fixture
+def dynamodb(monkeypatch, make_ledger_table):
+    """moto's DynamoDB with the table "ledger"."""
+    import boto3
+    from moto import mock_aws
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    with mock_aws():
+        client = boto3.client("dynamodb", region_name="eu-west-1")
+        make_ledger_table(client)
         yield client

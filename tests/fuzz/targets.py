@@ -6,6 +6,7 @@ A result that a parser gives is used as far as untrusted data goes (a described 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import io
 import json
 import lzma
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, EllipticCurvePrivateKey, derive_private_key
@@ -54,6 +56,17 @@ from nitrokit.image.sources.layers import Layers
 from nitrokit.image.sources.oci import read_layout
 from nitrokit.image.unpack import Tree, unpack_deb, unpack_wheel
 
+
+def _beside(name: str) -> ModuleType:
+    """A file of this folder, which is no package."""
+    specification = importlib.util.spec_from_file_location(f"nitrokit_fuzz_{name}", Path(__file__).with_name(f"{name}.py"))
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+runtime = _beside("runtime_targets")
 VECTORS = Path(__file__).parents[1] / "vectors"
 _TIME = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -232,6 +245,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "nsm_request": _nsm_request, "nsm_response": _nsm_response, "measurements": _measurements, "manifest": _manifest, "key_policy": _key_policy,
     "cpio": _cpio, "ramdisk": _ramdisk, "layer": _layer, "oci": _oci, "oci_json": _oci_json, "deb": _deb, "wheel": _wheel,
     "ledger_record": _ledger_record, "ledger_checkpoint": _ledger_checkpoint, "ledger_key": _ledger_key, "ledger_bundle": _ledger_bundle,
+    **runtime.TARGETS,
 }  # fmt: skip
 
 
@@ -383,6 +397,7 @@ def _made_keys() -> list[bytes]:
 
 
 _MADE: dict[str, Callable[[], list[bytes] | list[str]]] = {
+    **runtime.MADE,
     "eif": _made_eif,
     "eif_sections": _made_eif,
     "eif_signature": _made_signature,

@@ -20,6 +20,8 @@ RUNS = {
     "oci_json": 1500,
     "deb": 5000,
     "wheel": 5000,
+    "control": 20_000,
+    "boot": 20_000,
     "ledger_record": 20_000,
     "ledger_checkpoint": 20_000,
     "ledger_key": 10_000,

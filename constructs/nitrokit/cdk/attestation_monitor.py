@@ -15,6 +15,7 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_sns as sns
 from constructs import Construct
 
+from nitrokit.cdk.attestation_ledger import AttestationLedger
 from nitrokit.cdk.attestation_verifier import AttestationVerifier, trust_environment
 from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
 from nitrokit.cdk.monitor_function import FunctionOptions, MonitorFunction
@@ -33,6 +34,7 @@ class AttestationMonitor(Construct):
     - ``schedule``: how often; default every 15 minutes, at least a minute. Besides: when a host was bootstrapped, when this stack was deployed.
     - ``alarm_topic``: where alarms go; default nowhere yet: ``monitor.alarms``.
     - ``topic``: where a run whose verdicts changed is told; default nowhere. Findings go to the account's event bus (source ``nitrokit``) in any case.
+    - ``ledger``: where every check is kept (docs/ledger.md); default nowhere.
     - ``security_hub``: findings go to Security Hub too, which the account must use; default False.
     - ``trust_anchor``: the root of the documents; default AWS's root G1. Any other gives a warning (``@nitrokit/cdk:foreignTrustAnchor``): it is for local emulation.
     - ``runtime``: default Python 3.13; ``architecture``: default x86_64.
@@ -50,6 +52,7 @@ class AttestationMonitor(Construct):
         schedule: Duration | None = None,
         alarm_topic: sns.ITopic | None = None,
         topic: sns.ITopic | None = None,
+        ledger: AttestationLedger | None = None,
         security_hub: bool = False,
         trust_anchor: TrustAnchor = AWS_NITRO_ROOT_G1,
         runtime: lambda_.Runtime | None = None,
@@ -69,11 +72,14 @@ class AttestationMonitor(Construct):
         environment = {
             **trust_environment(trust_anchor),
             **({"TOPIC_ARN": topic.topic_arn} if topic else {}),
+            **({"LEDGER_TABLE": ledger.table.table_name} if ledger else {}),
             **({"SECURITY_HUB": "true"} if security_hub else {}),
         }
         self._check = self._make_check(environment, options)
         self.function = self._check.function
         self._allow_check(topic, security_hub)
+        if ledger is not None:
+            ledger.grant_append(self._check.role)
         self.verifier = AttestationVerifier(self, "Verifier", settings=self.settings, trust_anchor=trust_anchor, options=options)
         self._trigger(every)
         self.metrics = {one.image.name: self._metric(one.image.name, every) for one in bootstraps}

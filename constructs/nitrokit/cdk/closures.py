@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_ATTESTATION = (
-    "__init__.py", "errors.py", "core/__init__.py", "core/cbor.py", "core/cose.py", "core/measurements.py", "core/reference_values.py", "core/attestation/__init__.py",
+_CORE = (
+    "__init__.py", "errors.py", "core/__init__.py", "core/cbor.py", "core/cose.py", "core/measurements.py", "core/attestation/__init__.py",
     "core/attestation/appraisal.py", "core/attestation/chain.py", "core/attestation/document.py", "core/attestation/path.py", "core/attestation/policy.py", "core/attestation/roots.py",
-    "core/attestation/verifier.py", "handlers/__init__.py", "handlers/settings.py", "handlers/verdict.py",
+    "core/attestation/verifier.py", "handlers/__init__.py",
 )  # fmt: skip
+_ATTESTATION = (*_CORE, "core/reference_values.py", "handlers/settings.py", "handlers/verdict.py")
 _LEDGER = (
     "core/ledger/__init__.py", "core/ledger/audit.py", "core/ledger/checkpoint.py", "core/ledger/entry.py", "core/ledger/errors.py", "core/ledger/history.py", "core/ledger/layout.py",
     "core/ledger/merkle.py", "core/ledger/note.py", "core/ledger/proofs.py", "core/ledger/tiles.py", "handlers/ledger_store.py", "handlers/ledger_table.py",
@@ -36,6 +37,9 @@ CLOSURES = {
             "handlers/run_state.py", "handlers/run_store.py", "handlers/triggers.py",
         ),
         (*_CRYPTOGRAPHY, *_POWERTOOLS, *_TRACED),
+    ),
+    "sign_ledger": Closure(
+        (*_CORE, *_LEDGER, "handlers/ledger_export.py", "handlers/ledger_signing.py", "handlers/sign_ledger.py"), (*_CRYPTOGRAPHY, *_POWERTOOLS)
     ),
 }  # fmt: skip
 """Function → what it ships."""

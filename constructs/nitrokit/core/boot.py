@@ -1,5 +1,6 @@
 """``/enclave.json``: what PID 1 runs, resolved at build time and measured in PCR2. Written by the image builder, read in the enclave.
 
+Named tuples, because dataclasses import much, and an enclave's start waits for it.
 It is JSON, and not enclave.toml itself, because an image of Docker's has its command, user and environment elsewhere, and names of users stand in its own /etc/passwd.
 """
 
@@ -7,8 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from nitrokit.errors import NitrokitError
 
@@ -23,8 +23,7 @@ class BootError(NitrokitError):
     area = "boot"
 
 
-@dataclass(frozen=True)
-class Process:
+class Process(NamedTuple):
     """``command`` (absolute path first) runs in ``working_directory`` as ``uid``:``gid`` and ``groups`` with ``environment`` alone. The rest as in enclave.toml's [app]."""
 
     command: Sequence[str]
@@ -38,8 +37,7 @@ class Process:
     ready_port: int | None
 
 
-@dataclass(frozen=True)
-class Boot:
+class Boot(NamedTuple):
     """``egress``: (host, port, vsock port) of each allowed destination; ``ingress``: (TCP port, vsock port)."""
 
     process: Process
@@ -49,7 +47,7 @@ class Boot:
 
 def encode(boot: Boot) -> bytes:
     """Canonical JSON."""
-    return (json.dumps(asdict(boot), sort_keys=True, indent=1) + "\n").encode()
+    return (json.dumps({**boot._asdict(), "process": boot.process._asdict()}, sort_keys=True, indent=1) + "\n").encode()
 
 
 def decode(data: bytes) -> Boot:

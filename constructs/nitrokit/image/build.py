@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from nitrokit.image.contents import Installed
 from nitrokit.image.decompression import MAX_UNPACKED
 from nitrokit.image.difference import section_hashes
 from nitrokit.image.errors import KernelError
-from nitrokit.image.files import replacing
+from nitrokit.image.files import replacing, scratch
 from nitrokit.image.kernel import KernelBlobs
 from nitrokit.image.lint import Finding, lint_size
 from nitrokit.image.signing import SignWith, configured_signer
@@ -82,11 +81,10 @@ def build_image(
         return _given(folder / manifest.source.path, output)
     if kernel is None:
         raise KernelError("none", "an image that is built needs a kernel", do="give what kernel_for finds")
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".build-", dir=cache) as work:
-        spool = Spool(Path(work) / "contents", limit=MAX_UNPACKED)
+    with scratch(cache) as work:
+        spool = Spool(work / "contents", limit=MAX_UNPACKED)
         with contextlib.closing(spool):
-            shop = Workshop(folder, manifest.arch, cache, Path(work), spool, progress)
+            shop = Workshop(folder, manifest.arch, cache, work, spool, progress)
             first = _ramdisk0(manifest, kernel, shop)
             return _write(folder, manifest, kernel, first, application(manifest, shop), output, sign_with)
 

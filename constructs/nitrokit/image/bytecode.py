@@ -9,13 +9,13 @@ from __future__ import annotations
 import stat
 import struct
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from nitrokit.image.architecture import ARCHITECTURES, here
 from nitrokit.image.cpio import file
 from nitrokit.image.errors import ImageError
+from nitrokit.image.files import scratch
 from nitrokit.image.unpack import Tree
 
 _MACHINE = ARCHITECTURES.get(here(), ARCHITECTURES["x86_64"])
@@ -67,9 +67,7 @@ def _frames(data: bytes) -> Iterator[bytes]:
 
 def _run(tree: Tree, request: bytes, work: Path) -> bytes:
     """Run the compiler in the image's interpreter, from a folder with just what that needs: no container, no root."""
-    work.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".python-", dir=work) as name:
-        root = Path(name)
+    with scratch(work) as root:
         for path, node in _interpreter(tree).items():
             target = root / path
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-LEVEL, THREADS = 12, 2
-"""The output depends on whether there are threads, not on how many (zstd manual, ZSTD_c_nbWorkers); larger levels unpack no slower, but take minutes."""
+LEVEL, THREADS = 3, 2
+"""The output depends on whether there are threads, not on how many (zstd manual, ZSTD_c_nbWorkers). The level is chosen by measurement: see bench/README.md."""
 
 
 def compressed(chunks: Iterable[bytes], method: str) -> Iterator[bytes]:

@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from typing import IO
 
 from nitrokit.image.architecture import ARCHITECTURES
 from nitrokit.image.errors import FetchError
+from nitrokit.image.files import scratch
 from nitrokit.image.mirrors import apt_mirrors, apt_proxies
 
 _TIMEOUT = 60
@@ -61,17 +61,17 @@ def fetch_pool_file(
                     file.truncate(0)
                     _download(f"{mirror}/{path}", file, progress)
             except _UNREACHABLE as error:
-                refusals.append(str(error))
+                refusals.append(f"{mirror}: {error}")
                 continue
             if _sha256(partial) == sha256:
                 os.replace(partial, target)
                 return target
-            refusals.append("other content")
+            refusals.append(f"{mirror}: other content")
             file.truncate(0)
     raise FetchError(
         "gone",
         f"no mirror has the pinned file {path}",
-        got="; ".join(sorted(set(refusals))),
+        got="; ".join(refusals),
         expected=f"sha256 {sha256}",
         do="check the network; if the archive has replaced the package, run `nitrokit lock` and have the new lock reviewed",
     )
@@ -118,11 +118,10 @@ def fetch_wheels(requirements: Path, *, python: str, arch: str, cache: Path) -> 
     if target.is_dir() and any(_sha256(wheel) not in pins for wheel in target.glob("*.whl")):
         shutil.rmtree(target)
     if not target.is_dir():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".wheels-") as folder:
-            _pip_download(requirements, Path(folder) / "all", python, arch)
+        with scratch(target.parent) as folder:
+            _pip_download(requirements, folder / "all", python, arch)
             try:
-                os.replace(Path(folder) / "all", target)
+                os.replace(folder / "all", target)
             except OSError:  # another process was faster: the content is the same
                 if not target.is_dir():
                     raise

@@ -19,7 +19,7 @@ from nitrokit.core.manifest import EifFile, Manifest
 from nitrokit.image.architecture import ARCHITECTURES
 from nitrokit.image.errors import KernelError
 from nitrokit.image.fetch import fetch_pool_file
-from nitrokit.image.files import write_atomically
+from nitrokit.image.files import scratch, write_atomically
 from nitrokit.image.unpack import Tree, unpack_deb
 
 CMDLINE = "reboot=t panic=-1 pci=off nomodules console=ttyS0 random.trust_cpu=on quiet"
@@ -156,9 +156,8 @@ def _read_recipe(recipe: Path) -> dict[str, Any]:
 def _build(recipe: Path, pins: dict[str, Any], cache: Path, progress: Callable[[str], None]) -> bytes:
     package = fetch_pool_file(pins["path"], pins["sha256"], cache=cache, progress=progress)
     # Source and objects take 2 GB, which a /tmp in memory may not have; make takes no path with a space.
-    base = None if " " in str(cache.resolve()) else cache / "kernel"
-    with tempfile.TemporaryDirectory(prefix=".build-", dir=base) as folder:
-        work = Path(folder).resolve()
+    base = Path(tempfile.gettempdir()) / "nitrokit-kernel" if " " in str(cache.resolve()) else cache / "kernel"
+    with scratch(base.resolve()) as work:
         tree: Tree = {}
         unpack_deb(package, tree)
         archive = next(path for path in tree if path.endswith(".tar.xz"))

@@ -11,12 +11,14 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nitrokit.core.nsm import NsmProvider
 from nitrokit.errors import NitrokitError
 from nitrokit.runtime.frames import MAX_FRAME, serve_connections
-from nitrokit.runtime.operations import Operations
+
+if TYPE_CHECKING:
+    from nitrokit.runtime.operations import Operations
 
 ADDRESS = ("127.0.0.1", 0)
 
@@ -25,14 +27,26 @@ def start(nsm: NsmProvider) -> dict[str, str]:
     """Serve from now on; returns what the app's environment gets. Raises OSError."""
     listener = socket.create_server(ADDRESS, backlog=128)
     token = os.urandom(16).hex()
-    threading.Thread(target=serve_connections, args=(listener, _answerer(Operations(nsm), token)), daemon=True).start()
+    threading.Thread(target=serve_connections, args=(listener, _answerer(nsm, token)), daemon=True).start()
     return {"NITROKIT_ENDPOINT": f"http://127.0.0.1:{listener.getsockname()[1]}", "NITROKIT_TOKEN": token}
 
 
-def _answerer(operations: Operations, token: str) -> Callable[[socket.socket], None]:
-    # http.server is a slow import: an app that never asks does not wait for it.
-    handler = functools.cache(lambda: _handler(operations, token))
-    return lambda connection: handler()(connection, ("127.0.0.1", 0), None)
+def _answerer(nsm: NsmProvider, token: str) -> Callable[[socket.socket], None]:
+    lock = threading.Lock()
+
+    @functools.cache
+    def handler() -> Any:
+        # A slow import: an app that never asks does not wait for it.
+        from nitrokit.runtime.operations import Operations
+
+        return _handler(Operations(nsm), token)
+
+    def answer(connection: socket.socket) -> None:
+        with lock:  # one for all: it keeps answers and clients
+            made = handler()
+        made(connection, ("127.0.0.1", 0), None)
+
+    return answer
 
 
 def _handler(operations: Operations, token: str) -> Any:

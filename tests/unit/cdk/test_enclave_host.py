@@ -198,7 +198,12 @@ def test_one_network_serves_several_hosts(new_stack):
 def test_somebody_elses_vpc_is_left_as_it_is(new_stack):
     stack = new_stack()
     vpc = ec2.Vpc.from_vpc_attributes(
-        stack, "Vpc", vpc_id="vpc-0123456789abcdef0", availability_zones=["us-east-1a"], private_subnet_ids=["subnet-0123456789abcdef0"], vpc_cidr_block="10.0.0.0/16"
+        stack,
+        "Vpc",
+        vpc_id="vpc-0123456789abcdef0",
+        availability_zones=["us-east-1a"],
+        private_subnet_ids=["subnet-0123456789abcdef0"],
+        vpc_cidr_block="10.0.0.0/16",
     )
     group = ec2.SecurityGroup.from_security_group_id(stack, "Endpoints", "sg-0123456789abcdef0")
     subnets = ec2.SubnetSelection(subnet_type=ec2.SubnetType.PRIVATE_WITH_EGRESS)

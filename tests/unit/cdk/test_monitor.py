@@ -11,6 +11,7 @@ from aws_cdk import aws_ssm as ssm
 from aws_cdk.assertions import Annotations, Match, Template
 from cdk_nag import AwsSolutionsChecks
 
+from nitrokit.cdk.attestation_ledger import AttestationLedger
 from nitrokit.cdk.attestation_monitor import AttestationMonitor
 from nitrokit.cdk.attestation_verifier import AttestationVerifier
 from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
@@ -168,6 +169,19 @@ def test_alarms_go_where_they_are_wanted_and_findings_too(eif, locked, tmp_path)
     assert any("sns:Publish" in one["Action"] for one in _statements(template, "SecondCheckRole"))
     assert any("securityhub:BatchImportFindings" in one["Action"] for one in _statements(template, "MonitorCheckRole"))
     assert topic.node.scope is topics
+
+
+def test_every_check_goes_into_the_ledger_where_there_is_one(eif, locked, tmp_path):
+    stack = _stack(tmp_path, eif, locked)
+    AttestationMonitor(stack, "Second", bootstraps=[stack.bootstrap], ledger=AttestationLedger(stack, "Ledger"))
+    resources = Template.from_stack(stack).to_json()["Resources"]
+    (table,) = [name for name in resources if name.startswith("LedgerTable")]
+    (function,) = [one for name, one in resources.items() if name.startswith("SecondCheckFunction") and one["Type"] == "AWS::Lambda::Function"]
+    assert function["Properties"]["Environment"]["Variables"]["LEDGER_TABLE"] == {"Ref": table}
+    (policy,) = [one for name, one in resources.items() if name.startswith("SecondCheckRoleDefaultPolicy")]
+    (statement,) = [one for one in policy["Properties"]["PolicyDocument"]["Statement"] if one["Resource"] == {"Fn::GetAtt": [table, "Arn"]}]
+    assert statement["Action"] == ["dynamodb:BatchGetItem", "dynamodb:PutItem"]
+    assert "LEDGER_TABLE" not in json.dumps([one for name, one in resources.items() if name.startswith("MonitorCheckFunction")])
 
 
 def test_a_foreign_trust_anchor_is_passed_on_with_a_warning(eif, locked, tmp_path):

@@ -124,7 +124,11 @@ def test_no_permission_is_wider_than_its_reason(whole):
         actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
         assert not any("*" in action for action in actions), actions
         if statement["Resource"] == "*":
-            takes_none = {"ssm:GetCommandInvocation", "xray:PutTraceSegments", "xray:PutTelemetryRecords"}  # Service Authorization Reference
+            takes_none = {
+                "ssm:GetCommandInvocation",
+                "xray:PutTraceSegments",
+                "xray:PutTelemetryRecords",
+            }  # Service Authorization Reference
             assert statement.get("Sid") == "SsmAgent" or set(actions) <= takes_none, statement
 
 

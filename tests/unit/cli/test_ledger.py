@@ -21,7 +21,6 @@ from moto.server import ThreadedMotoServer
 
 from nitrokit.cli.__main__ import run
 from nitrokit.core.ledger import FAIL, PASS, UNREACHABLE, LedgerEntry, sign_checkpoint
-from nitrokit.core.ledger.layout import ENCLAVE, INDEX, KEY, PLACE
 from nitrokit.core.measurements import Measurements
 from nitrokit.core.nsm import decode_response, encode_request
 from nitrokit.emulation.nitro.nsm import EmulatedNsm
@@ -38,7 +37,7 @@ ONE, TWO = (Measurements(*(bytes([number]) * 48 for _ in range(3))) for number i
 class World:
     """A day in the life of two hosts, in a live table that is signed by a key in KMS, and its export."""
 
-    def __init__(self, folder, endpoint):
+    def __init__(self, folder, endpoint, make_table):
         self.folder, self.now = folder, DAY
         self.environment = {**os.environ, "AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
         options = {"endpoint_url": endpoint, "region_name": "eu-west-1", "aws_access_key_id": "x", "aws_secret_access_key": "x"}
@@ -49,22 +48,8 @@ class World:
         self.signer = kms_signer(ORIGIN, self.kms_key, kms)
         self.key = folder / "key.pem"
         self.key.write_bytes(self.signer.key.public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-        self._make_table()
+        make_table(self.dynamodb)
         self.ledger, self.enclaves = Ledger("ledger", self.dynamodb), {}
-
-    def _make_table(self):
-        index = {
-            "IndexName": INDEX,
-            "KeySchema": [{"AttributeName": ENCLAVE, "KeyType": "HASH"}, {"AttributeName": PLACE, "KeyType": "RANGE"}],
-            "Projection": {"ProjectionType": "KEYS_ONLY"},
-        }
-        self.dynamodb.create_table(
-            TableName="ledger",
-            KeySchema=[{"AttributeName": KEY, "KeyType": "HASH"}],
-            AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in (KEY, ENCLAVE, PLACE)],
-            GlobalSecondaryIndexes=[index],
-            BillingMode="PAY_PER_REQUEST",
-        )
 
     def check(self, hour, host=HOST, enclave="enc0000000000000001", measurements=ONE, verdict=PASS, **changes):
         """One check: a fresh document of an enclave, and its entry."""
@@ -95,11 +80,11 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(tmp_path_factory, make_ledger_table):
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    world = World(tmp_path_factory.mktemp("world"), f"http://{host}:{port}")
+    world = World(tmp_path_factory.mktemp("world"), f"http://{host}:{port}", make_ledger_table)
     world.live_through_the_day()
     yield world
     server.stop()

@@ -12,7 +12,9 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from nitrokit.core.cms import open_enveloped_data
 from nitrokit.core.key_policy import build_key_policy
@@ -182,6 +184,21 @@ def test_unknown_types_fail_the_stack_by_name(local):
     status, events = _deploy(local, "unknown", {"X": {"Type": "AWS::Surprise::Thing", "Properties": {}}})
     assert status == "ROLLBACK_COMPLETE"
     assert any("AWS::Surprise::Thing" in one.get("ResourceStatusReason", "") for one in events)
+
+
+def test_keys_are_of_the_kind_that_the_template_says(local):
+    policy = {"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "kms:*", "Resource": "*"}}
+    _deploy(
+        local,
+        "signing",
+        {"K": {"Type": "AWS::KMS::Key", "Properties": {"KeySpec": "ECC_NIST_P256", "KeyUsage": "SIGN_VERIFY", "KeyPolicy": policy}}},
+    )
+    (resource,) = local.client("cloudformation").describe_stack_resources(StackName="signing")["StackResources"]
+    kms, key_id = local.client("kms"), resource["PhysicalResourceId"]
+    signed = kms.sign(KeyId=key_id, Message=b"m", SigningAlgorithm="ECDSA_SHA_256")["Signature"]
+    public = load_der_public_key(kms.get_public_key(KeyId=key_id)["PublicKey"])
+    assert isinstance(public, ec.EllipticCurvePublicKey)
+    public.verify(signed, b"m", ec.ECDSA(SHA256()))
 
 
 def test_a_failing_association_fails_the_stack_with_its_step_and_cause(local):

@@ -65,6 +65,24 @@ def test_a_bad_manifest_is_refused_with_file_and_line(old, new, slug, line):
     assert f"images/x/enclave.toml:{line}" in caught.value.what
 
 
+@pytest.mark.parametrize(
+    "host", ["*.amazonaws.com", "192.0.2.1", "[2001:db8::1]", "2001:db8::1", "KMS.example.com", "localhost", "a..b", "a.b.7"]
+)
+def test_a_host_of_egress_is_a_whole_name(host):
+    with pytest.raises(ManifestError) as caught:
+        parse_manifest(GOOD.replace("kms.us-east-1.amazonaws.com", host), path="x")
+    assert (caught.value.slug, caught.value.got) == ("value", host)
+    assert "no wildcard, no address" in str(caught.value)
+
+
+def test_a_destination_is_named_once():
+    again = GOOD + '\n[[egress]]\nhost = "kms.us-east-1.amazonaws.com"\nport = {}\nvsock_port = 8002\n'
+    assert len(parse_manifest(again.format(444), path="x").egress) == 2
+    with pytest.raises(ManifestError) as caught:
+        parse_manifest(again.format(443), path="x")
+    assert "twice" in caught.value.what
+
+
 @given(st.text(max_size=200))
 def test_any_text_is_a_manifest_or_our_error(text):
     try:

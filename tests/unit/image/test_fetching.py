@@ -165,3 +165,55 @@ def test_a_machine_without_debians_archive_is_told(tmp_path, text):
     with pytest.raises(FetchError) as caught:
         apt_mirrors(tmp_path)
     assert caught.value.code == "fetch/no-mirror"
+
+
+def _lying(body, status=200):
+    """A server that answers everything so."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server, f"http://127.0.0.1:{server.server_port}"
+
+
+def test_of_a_list_of_mirrors_the_one_that_has_it_is_found_and_else_each_says_why(mirror, tmp_path):
+    """One has lost the file, one sends something else, one is gone, one breaks off in the middle."""
+    servers = [_lying(b"no such file", 404), _lying(CONTENT[:-1] + b"?"), _lying(b"")]
+    (_, lost), (_, liar), (gone_server, gone) = servers
+    gone_server.server_close()
+    mirror.cut = 1
+    path = fetch_pool_file("pool/x.deb", SHA256, cache=tmp_path, mirrors=lambda: [lost, liar, gone, mirror.uri, mirror.uri])
+    assert path.read_bytes() == CONTENT
+    assert fetch_pool_file("pool/x.deb", SHA256, cache=tmp_path, mirrors=list) == path, "offline, once it is cached"
+    with pytest.raises(FetchError) as caught:
+        fetch_pool_file("pool/y.deb", "0" * 64, cache=tmp_path, mirrors=lambda: [lost, liar, gone])
+    assert "pool/y.deb" in caught.value.what
+    got = str(caught.value.got).split("; ")
+    assert [one.startswith(uri) for one, uri in zip(got, (lost, liar, gone), strict=True)] == [True] * 3
+    assert ("404" in got[0], "other content" in got[1], "refused" in got[2]) == (True, True, True)
+    for server, _ in servers:
+        server.shutdown()
+
+
+def test_wheels_that_are_gone_are_named(tmp_path, monkeypatch):
+    """By the real pip, offline."""
+    from nitrokit.image.fetch import fetch_wheels
+
+    for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text(f"gone-wheel==1.0 --hash=sha256:{'0' * 64}\n")
+    with pytest.raises(FetchError) as caught:
+        fetch_wheels(requirements, python="3.11", arch="x86_64", cache=tmp_path / "cache")
+    assert caught.value.code == "fetch/wheels"
+    assert "gone-wheel==1.0" in str(caught.value.got)
+    assert not list((tmp_path / "cache/wheels").glob("*/"))

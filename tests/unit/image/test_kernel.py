@@ -78,7 +78,7 @@ def test_it_is_built_once_from_the_recipe_alone_and_kept(recipe, tmp_path, monke
     assert (tmp_path / "log").read_text() == "built\n"
     assert "as its recipe says" in first.source
     assert "cached" in second.source
-    assert not list((tmp_path / "cache/kernel").glob(".build-*"))
+    assert not list((tmp_path / "cache/kernel").glob(".work-*/"))
 
 
 def test_another_kernel_than_the_recipes_is_said_plainly_before_and_after(recipe, tmp_path):

@@ -50,13 +50,13 @@ class Table:
     def boolean(self, key: str) -> bool:
         return bool(self._value.get(key, False))
 
-    def text(self, key: str, pattern: re.Pattern[str] | None = None) -> str:
-        """A required text, of the pattern where one is given."""
+    def text(self, key: str, pattern: re.Pattern[str] | None = None, meaning: str | None = None) -> str:
+        """A required text, of the pattern where one is given; ``meaning``: the pattern in words."""
         if key not in self._value:
             raise ManifestError("missing", f"no {key} in [{self._name}] at {self._where(self._name)}")
         value: str = self._value[key]
         if "\0" in value or (pattern is not None and not pattern.fullmatch(value)):
-            expected = pattern.pattern if pattern else "text without a zero byte"
+            expected = meaning or (pattern.pattern if pattern else "text without a zero byte")
             raise ManifestError("value", f"{key} at {self._where(key)} is not allowed", got=value, expected=expected)
         return value
 

@@ -27,7 +27,8 @@ from nitrokit.core.manifest.model import (
 )
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
-_HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)+")
+# The last label is not a number: such a name would be an address (RFC 3696 section 2).
+_HOST = re.compile(r"(?=.{1,253}\Z)(?!.*\.[0-9]+\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _CONTROL_PORT = 5001
@@ -69,7 +70,7 @@ def parse_manifest(text: str, *, path: str) -> Manifest:
         memory_mib=enclave.number("memory_mib", 64, 1 << 24) if "memory_mib" in enclave else None,
         source=source,
         app=_app(value, source, where),
-        egress=tuple(_egress(one) for one in _tables(value, "egress", where)),
+        egress=_all_egress(_tables(value, "egress", where), where),
         ingress=_all_ingress(_tables(value, "ingress", where), where),
         compression=enclave.choice("compression", COMPRESSIONS),
         init=_init(enclave, value, source, where),
@@ -185,8 +186,18 @@ def _init(enclave: Table, value: Mapping[str, Any], source: Source, where: Locat
     return init
 
 
-def _egress(table: Table) -> Egress:
-    return Egress(table.text("host", _HOST), table.number("port", 1, 65535), table.number("vsock_port", 1024, 65535))
+def _all_egress(tables: list[Table], where: Locator) -> tuple[Egress, ...]:
+    name = "a whole name in lower case: no wildcard, no address"
+    found = tuple(
+        Egress(table.text("host", _HOST, name), table.number("port", 1, 65535), table.number("vsock_port", 1024, 65535)) for table in tables
+    )
+    ways = [(one.host, one.port) for one in found]
+    for host, port in ways:
+        if ways.count((host, port)) > 1:
+            raise ManifestError(
+                "value", f"[[egress]] at {where('egress')} names {host}:{port} twice", expected="one vsock_port for each destination"
+            )
+    return found
 
 
 def _all_ingress(tables: list[Table], where: Locator) -> tuple[Ingress, ...]:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from nitrokit.core.nsm.messages import decode_response, encode_request
 
 
-@dataclass(frozen=True)
-class PcrState:
+class PcrState(NamedTuple):
     """A PCR's value and whether it is locked."""
 
     locked: bool
     value: bytes
 
 
-@dataclass(frozen=True)
-class NsmDescription:
+class NsmDescription(NamedTuple):
     """The module's version, id, number of PCRs, locked PCRs and digest ("SHA384")."""
 
     version: tuple[int, int, int]

@@ -42,6 +42,7 @@ def install(systems_manager: SystemsManager, put_key_policy: PutKeyPolicy) -> Ca
         (parsing.ResourceMap, "parse_ssm_parameter", parsing.ResourceMap.parse_ssm_parameter),
         (Instance, "create_from_cloudformation_json", Instance.__dict__["create_from_cloudformation_json"]),
         (Document, "create_from_cloudformation_json", Document.__dict__["create_from_cloudformation_json"]),
+        (Key, "create_from_cloudformation_json", Key.__dict__["create_from_cloudformation_json"]),
         (parsing, "resource_class_from_type", parsing.resource_class_from_type),
     ]
     models.CloudFormationBackend.execute_change_set = _execute_change_set
@@ -52,6 +53,7 @@ def install(systems_manager: SystemsManager, put_key_policy: PutKeyPolicy) -> Ca
     Instance.create_from_cloudformation_json = classmethod(_instance_with_options(Instance.create_from_cloudformation_json.__func__))
     Key.update_from_cloudformation_json = classmethod(_key_update(put_key_policy))
     Document.create_from_cloudformation_json = classmethod(_document_with_defaults(Document.create_from_cloudformation_json.__func__))
+    Key.create_from_cloudformation_json = classmethod(_key_of_its_kind)
     known = parsing.get_model_map()
     own = {"AWS::SSM::Association": _association(systems_manager), **{name: _inert(name) for name in _NO_BEHAVIOUR if name not in known}}
     moto_class = parsing.resource_class_from_type
@@ -234,6 +236,22 @@ def _document_with_defaults(original: Callable[..., Any]) -> Callable[..., Any]:
         return original(cls, resource_name, cloudformation_json, account_id, region_name, **named)
 
     return create
+
+
+def _key_of_its_kind(_: Any, /, resource_name: str, cloudformation_json: Any, account_id: str, region_name: str, **_named: Any) -> Any:
+    """Moto's CloudFormation makes symmetric keys alone."""
+    from moto.kms.models import kms_backends
+
+    properties = cloudformation_json["Properties"]
+    key = kms_backends[account_id][region_name].create_key(
+        properties["KeyPolicy"],
+        properties.get("KeyUsage", "ENCRYPT_DECRYPT"),
+        properties.get("KeySpec", "SYMMETRIC_DEFAULT"),
+        properties.get("Description"),
+        properties.get("Tags", []),
+    )
+    key.key_rotation_status, key.enabled = properties.get("EnableKeyRotation", False), properties.get("Enabled", True)
+    return key
 
 
 def _inert(name: str) -> Any:
