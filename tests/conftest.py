@@ -1,6 +1,8 @@
 """What several rooms' tests need: vectors, a small EIF, an emulated PKI."""
 
 import io
+import shutil
+import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -101,3 +103,26 @@ def dynamodb(monkeypatch, make_ledger_table):
         client = boto3.client("dynamodb", region_name="eu-west-1")
         make_ledger_table(client)
         yield client
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory):
+    """The tests' C programs, linked statically."""
+    if shutil.which("gcc") is None:
+        pytest.skip("no gcc here")
+    folder = tmp_path_factory.mktemp("programs")
+    for name in ("init", "pcrs"):
+        command = [
+            "gcc",
+            "-O2",
+            "-static",
+            "-Wall",
+            "-Werror",
+            str(Path(__file__).parent / "programs" / f"{name}.c"),
+            "-o",
+            str(folder / name),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"gcc cannot link statically here: {done.stderr[-200:]}")
+    return folder

@@ -18,22 +18,7 @@ from cryptography.hazmat.primitives.hashes import SHA384
 from nitrokit.emulation.nitro.hypervisor import Hypervisor
 from nitrokit.emulation.nitro.qemu import QemuRunner, find_qemu
 
-PROGRAMS = Path(__file__).parents[1] / "programs"
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory):
-    """The tests' C programs, linked statically."""
-    if shutil.which("gcc") is None:
-        pytest.skip("no gcc here")
-    folder = tmp_path_factory.mktemp("programs")
-    for name in ("init", "pcrs"):
-        command = ["gcc", "-O2", "-static", "-Wall", "-Werror", str(PROGRAMS / f"{name}.c"), "-o", str(folder / name)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"gcc cannot link statically here: {done.stderr[-200:]}")
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -46,9 +46,9 @@ def application(root: Tree, process: boot.Process) -> Tree:
 def ignored(config: ImageConfig) -> Iterator[str]:
     """Notes on what an image says and AWS's init does not heed."""
     if config.user not in ("", "0", "root", "0:0", "root:root"):
-        yield f"the image's USER {config.user} is not heeded: AWS's init runs everything as root"
+        yield f"the image's USER {config.user} is not heeded: AWS's init runs everything as root; nitrokit's does not"
     if config.working_directory not in ("", "/"):
-        yield f"the image's WORKDIR {config.working_directory} is not heeded: AWS's init starts in /"
+        yield f"the image's WORKDIR {config.working_directory} is not heeded: AWS's init starts in /; nitrokit's does not"
 
 
 def _lines(items: Sequence[str]) -> bytes:

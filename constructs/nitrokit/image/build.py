@@ -151,7 +151,7 @@ def _joined(chunks: Iterable[bytes]) -> Iterator[bytes]:
     yield b"".join(waiting)
 
 
-def _hashed(chunks: Iterable[bytes], digest: hashlib._Hash) -> Iterator[Buffer]:
+def _hashed(chunks: Iterable[Buffer], digest: hashlib._Hash) -> Iterator[Buffer]:
     for chunk in chunks:
         digest.update(chunk)
         yield chunk

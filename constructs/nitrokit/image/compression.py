@@ -7,18 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-LEVEL, THREADS = 3, 2
-"""The output depends on whether there are threads, not on how many (zstd manual, ZSTD_c_nbWorkers). The level is chosen by measurement: see bench/README.md."""
+from nitrokit.image.content import CHUNK
+
+LEVEL, THREADS, JOB = 3, 2, 4 << 20
+"""The output depends on the size of a job and on whether there are threads, not on how many (zstd manual, ZSTD_c_nbWorkers). The level is chosen by measurement: see bench/README.md."""
 
 
-def compressed(chunks: Iterable[bytes], method: str) -> Iterator[bytes]:
+def compressed(chunks: Iterable[bytes], method: str) -> Iterator[bytes | memoryview]:
     """``method``: none or zstd."""
     if method == "none":
         yield from chunks
         return
     import zstandard
 
-    engine = zstandard.ZstdCompressor(level=LEVEL, threads=THREADS, write_checksum=False).compressobj()
+    parameters = zstandard.ZstdCompressionParameters.from_level(LEVEL, threads=THREADS, job_size=JOB, write_checksum=False)
+    engine = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
     for chunk in chunks:
-        yield engine.compress(chunk)
-    yield engine.flush()
+        yield from _pieces(engine.compress(chunk))
+    yield from _pieces(engine.flush())
+
+
+def _pieces(data: bytes) -> Iterator[memoryview]:
+    """Some come in one go of many MB, and several pieces wait for hashing at a time."""
+    view = memoryview(data)
+    yield from (view[at : at + CHUNK] for at in range(0, len(view), CHUNK))

@@ -57,12 +57,12 @@ def lint_size(eif_size: int) -> list[Finding]:
     """An enclave costs memory four times its EIF."""
     if eif_size < _LARGE:
         return []
-    memory = -(-eif_size * _RATIO >> 20)
-    reason = f"nitro-cli demands four times the EIF: {memory:,} MiB of memory for every enclave of it"
+    mib = -(-eif_size >> 20)
+    reason = f"nitro-cli demands four times the EIF: {mib * _RATIO:,} MiB of memory for every enclave of it"
     return [
         Finding(
             "size",
-            f"{eif_size >> 20:,} MiB",
+            f"{mib:,} MiB",
             reason,
             "exclude what the app does not need, or compress ramdisk 1 (compression in [enclave])",
         )
@@ -78,7 +78,7 @@ def _process(process: Process, original: str | None) -> Iterator[Finding]:
             "root",
             process.command[0],
             "the app runs as root, which may change all of the enclave",
-            "name a user in [app], or USER in the Dockerfile",
+            "name a user in [app], or USER in the Dockerfile; nitrokit's init heeds it",
         )
 
 

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from nitrokit.core.eif import read_eif
+from nitrokit.image import cpio
+from nitrokit.image.architecture import ARCHITECTURES, here
 from nitrokit.image.base import python_tree
 from nitrokit.image.fetch import cache_dir
 
@@ -21,7 +24,7 @@ os.umask(int(sys.argv[5], 8))
 from nitrokit.image.build import build_image
 from nitrokit.image.kernel import find_kernel
 folder, blobs, output, cache = map(Path, sys.argv[1:5])
-build_image(folder, kernel=find_kernel({"NITROKIT_BLOBS": str(blobs)}, cache, print), output=output, cache=cache, progress=lambda _: None)
+build_image(folder, kernel=find_kernel({"NITROKIT_BLOBS": str(blobs)}, cache, print, arch=sys.argv[6]), output=output, cache=cache, progress=lambda _: None)
 """
 MANIFEST = """[enclave]
 name = "x"
@@ -52,7 +55,9 @@ def world():
         folder.chmod(0o755)
         (folder / "blobs").mkdir()
         (folder / "blobs/bzImage").write_bytes(b"kernel")
-        python_tree("x86_64", cache=cache_dir(os.environ), progress=lambda _: None)  # the downloads are there now
+        (folder / "blobs/Image").write_bytes(b"arm kernel")
+        for arch in ARCHITECTURES:
+            python_tree(arch, cache=cache_dir(os.environ), progress=lambda _: None)  # the downloads are there now
         for part in ("sha256", "wheels"):
             shutil.copytree(cache_dir(os.environ) / part, folder / "downloads" / part, copy_function=_copy)
         yield folder
@@ -74,14 +79,14 @@ def _make(folder, names):
     return folder
 
 
-def _build(world, name, image, *, python=(sys.executable,), umask="022", **environment):
+def _build(world, name, image, *, python=(sys.executable,), umask="022", arch="x86_64", **environment):
     """The EIF's bytes. ``python``: the command that interprets."""
     work = world / name
     work.mkdir()
     shutil.copytree(world / "downloads", work / "cache")
     _open_to_all(work)
     output = work / "x.eif"
-    command = [*python, "-c", BUILD, str(image), str(world / "blobs"), str(output), str(work / "cache"), umask]
+    command = [*python, "-c", BUILD, str(image), str(world / "blobs"), str(output), str(work / "cache"), umask, arch]
     settings = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "constructs"), "PYTHONDONTWRITEBYTECODE": "1", **environment}
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=work, env=settings, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -153,3 +158,19 @@ def _find_python(minor):
         ),
         None,
     )
+
+
+def test_an_image_of_the_other_architecture_is_built_here_and_is_the_same_each_time(world, reference):
+    """Not booted: QEMU's machine is x86_64. Its programs are the other's, its compiled modules the very same."""
+    other = next(arch for arch in ARCHITECTURES if arch != here())
+    image = _make(world / "other-image", FILES)
+    (image / "enclave.toml").write_text(MANIFEST.replace('name = "x"', f'name = "x"\narch = "{other}"'))
+    one = _build(world, "other-1", image, arch=other)
+    assert one == _build(world, "other-2", image, arch=other, umask="077", TZ="Asia/Kathmandu")
+    trees = {read_eif(data).arch: dict(cpio.read(read_eif(data).read(read_eif(data).ramdisks[0]))) for data in (one, reference)}
+    for arch, tree in trees.items():
+        machine = int.from_bytes(tree["usr/bin/python3.11"].data[18:20], "little")
+        assert machine == ARCHITECTURES[arch].machine
+    compiled = [{path: node for path, node in tree.items() if path.startswith("usr/lib/nitrokit/")} for tree in trees.values()]
+    assert compiled[0] == compiled[1]
+    assert len(compiled[0]) > 20

@@ -3,9 +3,12 @@
 import hashlib
 import io
 import json
+import os
+import re
 import shutil
 import tarfile
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -112,3 +115,51 @@ def test_a_failed_build_says_what_make_said_and_leaves_nothing(recipe, tmp_path)
     assert caught.value.code == "kernel/build-failed"
     assert "refused: no rule for this" in str(caught.value)
     assert not list((tmp_path / "cache/kernel").rglob("bzImage"))
+
+
+RECIPE = Path(__file__).parents[3] / "enclave_images" / "kernel"
+
+
+def test_the_projects_recipe_pins_all_that_a_kernels_bytes_depend_on():
+    """Linux Documentation/kbuild/reproducible-builds.rst: timestamp, user, host, build number; no keys made at build time, no structure layout by chance, nothing of the build's folder."""
+    pins = json.loads((RECIPE / "recipe.json").read_text())
+    assert pins["version"] in pins["path"] and pins["package"] in pins["path"]
+    assert all(re.fullmatch("[0-9a-f]{64}", value) for value in (pins["sha256"], pins["bzimage"]["sha256"]))
+    assert pins["bzimage"]["compiler"].startswith("gcc (Debian ") and pins["bzimage"]["binutils"]
+    environment = pins["environment"]
+    needed = {
+        "KBUILD_BUILD_TIMESTAMP",
+        "KBUILD_BUILD_USER",
+        "KBUILD_BUILD_HOST",
+        "KBUILD_BUILD_VERSION",
+        "SOURCE_DATE_EPOCH",
+        "LC_ALL",
+        "TZ",
+    }
+    assert set(environment) == needed
+    assert environment["KBUILD_BUILD_TIMESTAMP"] == f"@{environment['SOURCE_DATE_EPOCH']}"
+    config = (RECIPE / pins["config"]).read_text().splitlines()
+    assert "# CONFIG_LOCALVERSION_AUTO is not set" in config, "else the version is the source folder's git state"
+    by_chance = (
+        "MODULES",
+        "MODULE_SIG",
+        "SYSTEM_TRUSTED_KEYS",
+        "RANDSTRUCT_FULL",
+        "RANDSTRUCT_PERFORMANCE",
+        "INITRAMFS_SOURCE",
+        "IKHEADERS",
+        "DEBUG_INFO",
+    )
+    assert not [line for line in config if re.match(rf"CONFIG_({'|'.join(by_chance)})=[^n]", line)]
+
+
+def test_the_kernel_that_is_given_to_the_tests_is_the_recipes():
+    """Built twice by the recipe in different folders, when it was recorded; here only compared."""
+    named = Path(os.environ.get("NITROKIT_BLOBS", "/nonexistent")) / "bzImage"
+    if not named.is_file():
+        pytest.skip("no kernel is named by NITROKIT_BLOBS")
+    pins = json.loads((RECIPE / "recipe.json").read_text())
+    if hashlib.sha256(named.read_bytes()).hexdigest() != pins["bzimage"]["sha256"]:
+        pytest.skip("NITROKIT_BLOBS names a kernel of its own")
+    locked = json.loads((RECIPE.parent / "hello/image.lock.json").read_text())["sections"]
+    assert locked["kernel"] == pins["bzimage"]["sha256"]
