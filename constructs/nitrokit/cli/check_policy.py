@@ -62,10 +62,10 @@ def _sets(document: Any) -> list[dict[str, Any]]:
 
 def _print(verdict: str, found: Sequence[Finding], sets: Sequence[dict[str, Any]]) -> None:
     print(f"{verdict}  {len(found)} findings" if found else f"{verdict}  no way round the attestation")
-    for one in sets:
-        pcrs = ", ".join(f"{name} {'|'.join(value[:12] for value in values)}…" for name, values in one["pcrs"].items())
-        until = f" until {one['until']}" + (" (past: retire it)" if one["past"] else "") if one["until"] else ""
-        print(f"  opens for {pcrs}{until} ({one['statement']})")
+    for entry in sets:
+        pcrs = ", ".join(f"{name} {'|'.join(value[:12] for value in values)}…" for name, values in entry["pcrs"].items())
+        until = f" until {entry['until']}" + (" (past: retire it)" if entry["past"] else "") if entry["until"] else ""
+        print(f"  opens for {pcrs}{until} ({entry['statement']})")
     for one in found:
         print(f"\n{one.severity.name} {one.id}" + (f" in {one.statement}" if one.statement else ""))
         print(f"  why      {one.reason}")

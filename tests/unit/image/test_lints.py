@@ -16,16 +16,16 @@ LOADER = f"/lib64/{ARCHITECTURES[here()].loader}" if here() == "x86_64" else f"/
 
 @pytest.fixture
 def image(tmp_path):
-    """``root/`` to fill, on AWS's init, which is quick."""
+    """``tree/`` to fill, on AWS's init, which is quick."""
     for name in ("bzImage", "Image", "init"):
         (tmp_path / name).write_bytes(b"x")
-    (tmp_path / "image/root/opt").mkdir(parents=True)
+    (tmp_path / "image/tree/opt").mkdir(parents=True)
     return tmp_path / "image"
 
 
 def _build(image, command, *options, more=""):
     (image / "enclave.toml").write_text(
-        f'[enclave]\nname = "x"\narch = "{here()}"\ninit = "aws"\n[rootfs]\npath = "root"\n[app]\ncommand = {json.dumps(command)}\n{more}'
+        f'[enclave]\nname = "x"\narch = "{here()}"\ninit = "aws"\n[rootfs]\npath = "tree"\n[app]\ncommand = {json.dumps(command)}\n{more}'
     )
     environment = {**os.environ, "NITROKIT_BLOBS": str(image.parent), "NITROKIT_CACHE": str(image.parent / "cache")}
     arguments = [sys.executable, "-m", "nitrokit.cli", "build", str(image), "-o", str(image.parent / "x.eif"), *options]
@@ -37,13 +37,13 @@ def compiled(image):
     """A dynamically linked program."""
     if shutil.which("gcc") is None:
         pytest.skip("no gcc here")
-    path = image / "root/opt/app"
+    path = image / "tree/opt/app"
     subprocess.run(["gcc", "-x", "c", "-", "-o", str(path)], input=b"int main(void) { return 0; }", check=True)
     return path
 
 
 def _put(image, source, target=None):
-    path = image / "root" / (target or source).lstrip("/")
+    path = image / "tree" / (target or source).lstrip("/")
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(Path(source).resolve(), path)
     return path
@@ -60,7 +60,7 @@ def test_a_program_whose_loader_is_missing_is_refused_and_says_which(image, comp
 
 
 def test_a_script_without_its_interpreter_and_a_missing_command_are_refused(image):
-    script = image / "root/opt/run"
+    script = image / "tree/opt/run"
     script.write_text("#!/usr/bin/env python3\n")
     script.chmod(0o755)
     assert "/opt/run needs /usr/bin/env" in _build(image, ["/opt/run"]).stderr
@@ -74,15 +74,15 @@ def test_findings_name_the_file_the_reason_and_the_way_out(image, compiled):
     _put(image, LOADER)
     _put(image, "/bin/sh")
     _put(image, shutil.which("dpkg") or sys.executable, "/usr/bin/dpkg")
-    (image / "root/etc/ssl").mkdir(parents=True)
+    (image / "tree/etc/ssl").mkdir(parents=True)
     subprocess.run(
-        ["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(image / "root/etc/ssl/server.key")], check=True, capture_output=True
+        ["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(image / "tree/etc/ssl/server.key")], check=True, capture_output=True
     )
-    (image / "root/srv").mkdir()
-    (image / "root/srv/settings.py").write_text("KEY = 'AKIA" + "ABCDEFGHIJKLMNOP'\n")
-    (image / "root/srv/notes.txt").write_text("ASIA and AKIA are prefixes; -----BEGIN PUBLIC KEY-----\n")
-    (image / "root/srv/.env").write_text("A=b\n")
-    with (image / "root/srv/large").open("wb") as file:
+    (image / "tree/srv").mkdir()
+    (image / "tree/srv/settings.py").write_text("KEY = 'AKIA" + "ABCDEFGHIJKLMNOP'\n")
+    (image / "tree/srv/notes.txt").write_text("ASIA and AKIA are prefixes; -----BEGIN PUBLIC KEY-----\n")
+    (image / "tree/srv/.env").write_text("A=b\n")
+    with (image / "tree/srv/large").open("wb") as file:
         file.truncate(520 << 20)
     environment = '[app.environment]\nDB_PASSWORD = "x"\nHOST = "y"\n'
     done = _build(image, ["/opt/app"], "--json", more=environment)
