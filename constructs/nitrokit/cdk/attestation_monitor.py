@@ -132,7 +132,7 @@ class AttestationMonitor(Construct):
         for bootstrap in self._bootstraps:
             check.allow("ssm:SendCommand", on=[check.arn("ssm", "document", bootstrap.attest_document.ref)])
             for target in bootstrap.parent.association_targets:
-                self._allow_instances(str(target.key), list(target.values))
+                check.allow_instances(target)
         # This action takes no resource (Service Authorization Reference).
         check.allow("ssm:GetCommandInvocation", on=["*"])
         check.allow(
@@ -151,21 +151,6 @@ class AttestationMonitor(Construct):
         # Not on the role itself, whose policy the function waits for.
         itself = iam.PolicyStatement(actions=["lambda:InvokeFunction"], resources=[self.function.function_arn])
         iam.Policy(self, "GoOn", roles=[check.role], statements=[itself])
-
-    def _allow_instances(self, key: str, values: list[str]) -> None:
-        check = self._check
-        if key == "InstanceIds":
-            check.allow("ssm:SendCommand", on=[check.arn("ec2", "instance", one) for one in values])
-            return
-        check.allow_all_below(
-            "ssm:SendCommand",
-            service="ec2",
-            resource="instance",
-            name="",
-            reason="the instances of a fleet come and go; the condition is their tag",
-            conditions={"StringEquals": {f"ssm:resourceTag/{key.removeprefix('tag:')}": values}},
-        )
-        check.allow("ec2:DescribeInstances", on=["*"])
 
     def _trigger(self, every: Duration) -> None:
         target = targets.LambdaFunction(self.function, dead_letter_queue=self._check.dead_letters, retry_attempts=8)

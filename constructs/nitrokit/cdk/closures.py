@@ -10,10 +10,11 @@ _CORE = (
     "core/attestation/verifier.py", "handlers/__init__.py",
 )  # fmt: skip
 _ATTESTATION = (*_CORE, "core/reference_values.py", "handlers/settings.py", "handlers/verdict.py")
-_LEDGER = (
-    "core/ledger/__init__.py", "core/ledger/audit.py", "core/ledger/checkpoint.py", "core/ledger/entry.py", "core/ledger/errors.py", "core/ledger/history.py", "core/ledger/layout.py",
-    "core/ledger/merkle.py", "core/ledger/note.py", "core/ledger/proofs.py", "core/ledger/tiles.py", "handlers/ledger_store.py", "handlers/ledger_table.py",
+_LEDGER_RECORDS = (
+    "core/ledger/__init__.py", "core/ledger/audit.py", "core/ledger/checkpoint.py", "core/ledger/entry.py", "core/ledger/errors.py", "core/ledger/history.py",
+    "core/ledger/merkle.py", "core/ledger/note.py", "core/ledger/proofs.py", "core/ledger/tiles.py",
 )  # fmt: skip
+_LEDGER = (*_LEDGER_RECORDS, "core/ledger/layout.py", "handlers/ledger_store.py", "handlers/ledger_table.py")
 _CRYPTOGRAPHY = ("cbor2", "cffi", "cryptography", "typing-extensions")
 _POWERTOOLS = ("aws-lambda-powertools", "jmespath")
 _TRACED = ("aws-xray-sdk", "wrapt")
@@ -40,6 +41,12 @@ CLOSURES = {
     ),
     "sign_ledger": Closure(
         (*_CORE, *_LEDGER, "handlers/ledger_export.py", "handlers/ledger_signing.py", "handlers/sign_ledger.py"), (*_CRYPTOGRAPHY, *_POWERTOOLS)
+    ),
+    "admit_instance": Closure(
+        (
+            *_ATTESTATION, *_LEDGER_RECORDS, "core/nonces.py", "handlers/admit_instance.py", "handlers/checked.py", "handlers/findings.py", "handlers/hosts.py",
+        ),
+        (*_CRYPTOGRAPHY, *_POWERTOOLS, *_TRACED),
     ),
 }  # fmt: skip
 """Function → what it ships."""

@@ -135,8 +135,7 @@ class EnclaveFleet(Construct):
 
         After ``timeout`` they are ended.
         """
-        group = self.auto_scaling_group.node.default_child
-        assert isinstance(group, autoscaling.CfnAutoScalingGroup)
+        group = self.cfn_group
         # In the group itself: a hook that comes after it would miss its first instances.
         group.lifecycle_hook_specification_list = [
             autoscaling.CfnAutoScalingGroup.LifecycleHookSpecificationProperty(
@@ -144,6 +143,7 @@ class EnclaveFleet(Construct):
                 lifecycle_transition="autoscaling:EC2_INSTANCE_LAUNCHING",
                 heartbeat_timeout=int(timeout.to_seconds()),
                 default_result="ABANDON",
+                notification_metadata=self.tag_value,
             )
         ]
         group.add_override("UpdatePolicy.AutoScalingRollingUpdate.WaitOnResourceSignals", True)
@@ -171,6 +171,13 @@ class EnclaveFleet(Construct):
         reason = "access logs of a Network Load Balancer tell TLS connections that it ends itself, and it ends none: enclaves do"
         Validations.of(balancer).acknowledge(Acknowledgment(id="AwsSolutions-ELB2", reason=reason))
         return balancer
+
+    @property
+    def cfn_group(self) -> autoscaling.CfnAutoScalingGroup:
+        """The group's resource in the template."""
+        group = self.auto_scaling_group.node.default_child
+        assert isinstance(group, autoscaling.CfnAutoScalingGroup)
+        return group
 
     @property
     def association_targets(self) -> list[ssm.CfnAssociation.TargetProperty]:

@@ -249,7 +249,7 @@ class EnclaveImage(Construct):
         if isinstance(self.source, EifObject):
             versions = ["s3:GetObjectVersion"] if self.source.version else []
             arn = self.source.bucket.arn_for_objects(self.source.key)
-            iam.Grant.add_to_principal(grantee=grantee, actions=["s3:GetObject", *versions], resource_arns=[arn], scope=self)
+            iam.Grant.add_to_principal(grantee=grantee, actions=["s3:GetObject", *versions], resource_arns=[arn])
             if self.source.bucket.encryption_key is not None:
                 self.source.bucket.encryption_key.grant_decrypt(grantee)
         elif self.source is not None:

@@ -110,7 +110,8 @@ class EnclaveNetwork(Construct):
     def admit(self, group: ec2.ISecurityGroup) -> None:
         """Let a parent's security group reach the endpoints."""
         if self.endpoints is not None:
-            self.endpoints.add_ingress_rule(group, ec2.Port.tcp(443), "parent instances")
+            # Of another stack: the rule stands there, since that stack depends on this one already.
+            self.endpoints.add_ingress_rule(group, ec2.Port.tcp(443), "parent instances", True)
 
 
 class _ImportedNetwork(EnclaveNetwork):

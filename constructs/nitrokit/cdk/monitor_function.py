@@ -12,6 +12,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_sqs as sqs
+from aws_cdk import aws_ssm as ssm
 from constructs import Construct
 
 from nitrokit.cdk.bundling import bundle
@@ -78,17 +79,40 @@ class MonitorFunction(Construct):
         self.role.add_to_policy(iam.PolicyStatement(actions=list(actions), resources=on))
 
     def allow_all_below(
-        self, *actions: str, service: str, resource: str, name: str, reason: str, conditions: Mapping[str, Any] | None = None
+        self,
+        *actions: str,
+        service: str,
+        resource: str,
+        name: str,
+        reason: str,
+        conditions: Mapping[str, Any] | None = None,
+        separator: str = "/",
     ) -> None:
-        """The same on every ``resource`` whose name begins with ``name``, knowingly: ``reason``."""
-        statement = iam.PolicyStatement(actions=list(actions), resources=[self.arn(service, resource, f"{name}*")], conditions=conditions)
-        self.role.add_to_policy(statement)
+        """The same on every ``resource`` whose name begins with ``name``, knowingly: ``reason``. ``separator``: what stands between the two in ARNs of this service."""
         stack = Stack.of(self)
+        arns = f"arn:{stack.partition}:{service}:{stack.region}:{stack.account}:{resource}{separator}{name}*"
+        self.role.add_to_policy(iam.PolicyStatement(actions=list(actions), resources=[arns], conditions=conditions))
         region, account = (
             f"<AWS::{kind}>" if Token.is_unresolved(one) else one for kind, one in (("Region", stack.region), ("AccountId", stack.account))
         )
-        finding = f"AwsSolutions-IAM5[Resource::arn:<AWS::Partition>:{service}:{region}:{account}:{resource}/{name}*]"
+        finding = f"AwsSolutions-IAM5[Resource::arn:<AWS::Partition>:{service}:{region}:{account}:{resource}{separator}{name}*]"
         Validations.of(self.role).acknowledge(Acknowledgment(id=finding, reason=reason))
+
+    def allow_instances(self, target: ssm.CfnAssociation.TargetProperty) -> None:
+        """Let the function send commands to the instances of a parent, by id or by tag."""
+        key, values = str(target.key), list(target.values)
+        if key == "InstanceIds":
+            self.allow("ssm:SendCommand", on=[self.arn("ec2", "instance", one) for one in values])
+            return
+        self.allow_all_below(
+            "ssm:SendCommand",
+            service="ec2",
+            resource="instance",
+            name="",
+            reason="the instances of a fleet come and go; the condition is their tag",
+            conditions={"StringEquals": {f"ssm:resourceTag/{key.removeprefix('tag:')}": values}},
+        )
+        self.allow("ec2:DescribeInstances", on=["*"])
 
     def arn(self, service: str, resource: str, name: str) -> str:
         """The ARN of something in this stack's account and Region."""

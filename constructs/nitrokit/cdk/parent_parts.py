@@ -153,10 +153,8 @@ def grant_send_command(
     tag = str(target.key).partition("tag:")[2]
     names = ["*"] if tag else list(target.values)
     instances = [stack.format_arn(service="ec2", resource="instance", resource_name=name) for name in names]
-    granted = iam.Grant.add_to_principal(grantee=grantee, actions=["ssm:SendCommand"], resource_arns=[documents], scope=scope)
+    granted = iam.Grant.add_to_principal(grantee=grantee, actions=["ssm:SendCommand"], resource_arns=[documents])
     conditions = {"StringEquals": {f"ssm:resourceTag/{tag}": list(target.values)}} if tag else None
     return granted.combine(
-        iam.Grant.add_to_principal(
-            grantee=grantee, actions=["ssm:SendCommand"], resource_arns=instances, conditions=conditions, scope=scope
-        )
+        iam.Grant.add_to_principal(grantee=grantee, actions=["ssm:SendCommand"], resource_arns=instances, conditions=conditions)
     )

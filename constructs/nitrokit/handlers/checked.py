@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
+from nitrokit.core.attestation import AppraisalPolicy, ChainCache, TrustAnchor
 from nitrokit.core.ledger import LedgerEntry, reference_sets_digest
 from nitrokit.handlers.findings import Finding
 from nitrokit.handlers.hosts import Answer
 from nitrokit.handlers.settings import Fleet
-from nitrokit.handlers.verdict import FAIL, PASS, UNREACHABLE, Verdict
+from nitrokit.handlers.verdict import FAIL, PASS, UNREACHABLE, Verdict, judge
 
 SOURCE = "check-enclaves"
+MAX_AGE = timedelta(minutes=5)
 _UNREACHABLE_CODE = "check/unreachable"
 
 
@@ -89,3 +91,17 @@ class Checked:
         return {
             "enclave": fleet.enclave, "instance_id": self.instance_id, "verdict": self.verdict, "code": self.code, "reason": (self.reason or "")[:500], "differences": differences,
         }  # fmt: skip
+
+
+def check(fleet: Fleet, answer: Answer, *, trust_anchor: TrustAnchor, time: datetime, cache: ChainCache) -> Checked:
+    """A host's answer, verified and appraised as its fleet's enclave on that very host, asked with that very nonce."""
+    if answer.document is None:
+        return Checked(answer, None, time)
+    policy = AppraisalPolicy(
+        measurements=fleet.reference.sets(),
+        nonce=answer.nonce,
+        max_age=MAX_AGE,
+        host_role_arn=fleet.host_role_arn,
+        instance_id=answer.instance_id,
+    )
+    return Checked(answer, judge(answer.document, policy, fleet.reference, trust_anchor=trust_anchor, time=time, cache=cache), time)

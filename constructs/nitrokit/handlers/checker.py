@@ -13,17 +13,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Protocol
 
-from nitrokit.core.attestation import AppraisalPolicy, ChainCache, TrustAnchor
+from nitrokit.core.attestation import ChainCache, TrustAnchor
 from nitrokit.core.ledger import LedgerEntry
-from nitrokit.handlers.checked import Checked
+from nitrokit.handlers.checked import Checked, check
 from nitrokit.handlers.findings import Finding
 from nitrokit.handlers.hosts import Answer, Hosts
 from nitrokit.handlers.run_state import Chunk, RunState, Trigger
 from nitrokit.handlers.run_store import Remembered, RunStore
 from nitrokit.handlers.settings import Fleet
-from nitrokit.handlers.verdict import PASS, judge
+from nitrokit.handlers.verdict import PASS
 
-MAX_AGE = timedelta(minutes=5)
 CHUNK = 250
 _CHUNK_TAKES = timedelta(seconds=100)
 
@@ -109,16 +108,4 @@ class Checker:
         return Chunk(fleet.enclave, instance_ids[-1], Counter(one.verdict for one in checked), failures, len(findings))
 
     def _check(self, fleet: Fleet, answer: Answer) -> Checked:
-        now = self.clock(UTC)
-        if answer.document is None:
-            return Checked(answer, None, now)
-        policy = AppraisalPolicy(
-            measurements=fleet.reference.sets(),
-            nonce=answer.nonce,
-            max_age=MAX_AGE,
-            host_role_arn=fleet.host_role_arn,
-            instance_id=answer.instance_id,
-        )
-        return Checked(
-            answer, judge(answer.document, policy, fleet.reference, trust_anchor=self.trust_anchor, time=now, cache=self.chains), now
-        )
+        return check(fleet, answer, trust_anchor=self.trust_anchor, time=self.clock(UTC), cache=self.chains)

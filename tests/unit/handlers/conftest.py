@@ -75,6 +75,11 @@ def printed(document):
 
 
 @pytest.fixture
+def played_ssm():
+    return PlayedSsm
+
+
+@pytest.fixture
 def aws(dynamodb, monkeypatch):
     """boto3 on moto, with the tables of the state and of the ledger."""
     monkeypatch.setenv("AWS_DEFAULT_REGION", dynamodb.meta.region_name)
