@@ -26,6 +26,7 @@ check: setup
 bench: setup
 	python bench/core.py
 	python bench/ledger.py
+	python bench/gate.py
 	python bench/image.py
 	python bench/run.py
 	python bench/runtime.py

@@ -9,7 +9,7 @@ from typing import Any
 
 from nitrokit.cli.ledger_answer import Found
 from nitrokit.cli.ledger_source import OpenedLedger
-from nitrokit.cli.ledger_versions import Versions
+from nitrokit.cli.ledger_versions import Versions, version_of
 from nitrokit.core.ledger import Run, Sighting
 
 _SHOWN = 5
@@ -45,7 +45,7 @@ def _run_as_dict(run: Run, found: Found, versions: Versions) -> dict[str, Any]:
         "to": run.last.isoformat(),
         "pcrs": {str(index): value.hex() for index, value in run.pcrs.items()},
         "debug_mode": run.is_debug,
-        "version": _version(run, versions),
+        "version": version_of(run.pcrs, versions),
         "image": run.sightings[-1].entry.image,
         "verdicts": sorted({one.entry.verdict for one in run.sightings}),
         "entries": [one.sequence for one in run.sightings],
@@ -61,11 +61,6 @@ def _unproven_as_dict(sighting: Sighting) -> dict[str, Any]:
         "reason": sighting.entry.reason,
         "error": sighting.refusal.as_dict() if sighting.refusal else None,
     }
-
-
-def _version(run: Run, versions: Versions) -> str | None:
-    named = {**run.pcrs, 8: run.pcrs[8] if any(run.pcrs.get(8, b"")) else None}
-    return next((name for one, name in versions.items() if all(named.get(index) == value for index, value in one.pcrs().items())), None)
 
 
 def _signature(found: Found, opened: OpenedLedger) -> str:
@@ -99,7 +94,7 @@ def _run_lines(run: Run, versions: Versions) -> list[str]:
     if run.is_debug:
         lines.append("    DEBUG MODE nobody knows which image ran")
     lines += [f"    PCR{index:<7} {value.hex()}" for index, value in sorted(run.pcrs.items()) if any(value)]
-    version, image = _version(run, versions), run.sightings[-1].entry.image
+    version, image = version_of(run.pcrs, versions), run.sightings[-1].entry.image
     lines += [f"    version    {version}"] if version else []
     lines += [f"    image      {image}, as the writer called it"] if image else []
     verdicts = sorted({one.entry.verdict for one in run.sightings})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nitrokit.cli.locks import read_locks
@@ -22,6 +22,12 @@ def read_versions(paths: Sequence[Path]) -> Versions:
             for one in values.sets():
                 found.setdefault(one, name)
     return found
+
+
+def version_of(pcrs: Mapping[int, bytes], versions: Versions) -> str | None:
+    """The name of the set that PCRs of an enclave are; an unsigned image's PCR8 is zero there."""
+    named = {**pcrs, 8: pcrs[8] if any(pcrs.get(8, b"")) else None}
+    return next((name for one, name in versions.items() if all(named.get(index) == value for index, value in one.pcrs().items())), None)
 
 
 def _history(file: Path) -> Iterator[tuple[str, ReferenceValues]]:

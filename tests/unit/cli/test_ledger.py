@@ -126,6 +126,49 @@ def _at(world, time, *arguments):
     return _run(world, "at", time, *arguments, "--enclave", "hello", "--root", world.folder / "root.der")
 
 
+def test_the_attestation_report_draws_what_the_export_proves(world, export, tmp_path):
+    (tmp_path / "gate.json").write_text(
+        json.dumps(
+            {
+                "verdict": "PASS",
+                "time": DAY.isoformat(),
+                "counts": {"agrees": 0, "planned": 0, "unreachable": 0, "drift": 0},
+                "images": {},
+                "comparisons": [],
+            }
+        )
+    )
+    (tmp_path / "measurements.json").write_text(TWO.to_json())
+    words = [
+        "report",
+        tmp_path / "gate.json",
+        "--ledger",
+        export,
+        "--key",
+        world.key,
+        "-m",
+        tmp_path / "measurements.json",
+        "--root",
+        world.folder / "root.der",
+        "-o",
+        tmp_path / "r.html",
+    ]
+    done = subprocess.run([sys.executable, "-m", "nitrokit.cli", *map(str, words)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "r.html").read_text()
+    assert page.count('<rect class="bar v') == 3, "one enclave of each host, and the second of one"
+    assert f"PCR0 {'01' * 8}…" in page and f"{tmp_path}/measurements.json" in page
+    assert "7 entries up to 2026-06-07 20:01 UTC, signed by the key that was named" in page
+    assert "no answer: \x1b" not in page and page.count('<path class="mark"') == 1
+    torn = tmp_path / "torn"
+    shutil.copytree(export, torn)
+    entries = next(path for path in sorted(torn.glob("tile/entries/**/*")) if path.is_file())
+    entries.write_bytes(entries.read_bytes()[:-1] + b"!")
+    words[3] = torn
+    done = subprocess.run([sys.executable, "-m", "nitrokit.cli", *map(str, words)], capture_output=True, text=True, check=False)
+    assert (done.returncode, "[ledger/" in done.stderr) == (1, True), done.stderr
+
+
 @pytest.mark.parametrize("place", ["table", "export"])
 def test_at_tells_what_ran_and_what_is_proven(world, export, place):
     where = [export, "--key", world.key] if place == "export" else _live(world)

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -114,9 +115,12 @@ class EmulatedInstance:
 
     def run_script(self, script: str, environment: Mapping[str, str], timeout: float) -> ScriptResult:
         """Run a shell script as the SSM agent would, as root. After ``timeout`` seconds it and all its children are killed (exit code 124)."""
-        path = self._folder / "tmp" / "ssm-script.sh"
-        path.write_text(script)
-        command = [*self._sandbox(), "/bin/sh", "/tmp/ssm-script.sh"]
+        with tempfile.NamedTemporaryFile("w", dir=self._folder / "tmp", prefix="ssm-", suffix=".sh") as file:  # commands may run side by side
+            file.write(script)
+            file.flush()
+            return self._run([*self._sandbox(), "/bin/sh", f"/tmp/{Path(file.name).name}"], environment, timeout)
+
+    def _run(self, command: list[str], environment: Mapping[str, str], timeout: float) -> ScriptResult:
         process = subprocess.Popen(
             command,
             env=self._environment(environment),
