@@ -18,6 +18,8 @@ from constructs import Construct
 from nitrokit.cdk.attestation_ledger import AttestationLedger
 from nitrokit.cdk.attestation_verifier import AttestationVerifier, trust_environment
 from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
+from nitrokit.cdk.enclave_key import EnclaveKey
+from nitrokit.cdk.key_monitor import KeyMonitor
 from nitrokit.cdk.monitor_function import FunctionOptions, MonitorFunction
 from nitrokit.cdk.monitor_settings import MonitorSettings
 from nitrokit.core.attestation import AWS_NITRO_ROOT_G1, TrustAnchor
@@ -31,10 +33,13 @@ class AttestationMonitor(Construct):
     """Asks every enclave of ``bootstraps`` for a fresh document, verifies it and appraises it against the locked measurements (docs/monitoring.md).
 
     - ``bootstraps``: the fleets: one enclave each, on a host or on a fleet of them.
-    - ``schedule``: how often; default every 15 minutes, at least a minute. Besides: when a host was bootstrapped, when this stack was deployed.
+    - ``keys``: watched too: their policies and grants every 15 minutes and at every change, a try to decrypt without attestation every minute, an audit of their uses every hour
+      (``key_monitor``). The canary becomes one of their data owners. Default: none.
+    - ``ledger``: where every check is kept (docs/ledger.md), and with which the audit joins the keys' uses; default nowhere.
+    - ``restore``: a key policy that is not as synthesised is put back, and grants are revoked; ``restore_role``: the keys' named administrator, assumed for it. Default: reported alone.
+    - ``schedule``: how often; default every 15 minutes, at least a minute. Besides: when a host was bootstrapped, when this stack was deployed, when a key was changed.
     - ``alarm_topic``: where alarms go; default nowhere yet: ``monitor.alarms``.
     - ``topic``: where a run whose verdicts changed is told; default nowhere. Findings go to the account's event bus (source ``nitrokit``) in any case.
-    - ``ledger``: where every check is kept (docs/ledger.md); default nowhere.
     - ``security_hub``: findings go to Security Hub too, which the account must use; default False.
     - ``trust_anchor``: the root of the documents; default AWS's root G1. Any other gives a warning (``@nitrokit/cdk:foreignTrustAnchor``): it is for local emulation.
     - ``runtime``: default Python 3.13; ``architecture``: default x86_64.
@@ -49,10 +54,13 @@ class AttestationMonitor(Construct):
         id: str,
         *,
         bootstraps: Sequence[EnclaveBootstrap],
+        keys: Sequence[EnclaveKey] = (),
+        ledger: AttestationLedger | None = None,
+        restore: bool = False,
+        restore_role: iam.IRole | None = None,
         schedule: Duration | None = None,
         alarm_topic: sns.ITopic | None = None,
         topic: sns.ITopic | None = None,
-        ledger: AttestationLedger | None = None,
         security_hub: bool = False,
         trust_anchor: TrustAnchor = AWS_NITRO_ROOT_G1,
         runtime: lambda_.Runtime | None = None,
@@ -67,23 +75,25 @@ class AttestationMonitor(Construct):
         self._warn_of(trust_anchor)
         self._bootstraps = list(bootstraps)
         options = FunctionOptions(runtime, architecture)
-        self.settings = MonitorSettings(self, "Settings", bootstraps=bootstraps)
+        self.settings = MonitorSettings(self, "Settings", bootstraps=bootstraps, keys=keys)
         self.state = self._make_state()
         environment = {
             **trust_environment(trust_anchor),
             **({"TOPIC_ARN": topic.topic_arn} if topic else {}),
-            **({"LEDGER_TABLE": ledger.table.table_name} if ledger else {}),
             **({"SECURITY_HUB": "true"} if security_hub else {}),
         }
         self._check = self._make_check(environment, options)
         self.function = self._check.function
         self._allow_check(topic, security_hub)
-        if ledger is not None:
-            ledger.grant_append(self._check.role)
         self.verifier = AttestationVerifier(self, "Verifier", settings=self.settings, trust_anchor=trust_anchor, options=options)
+        if ledger is not None:
+            self.function.add_environment("LEDGER_TABLE", ledger.table.table_name)
+            ledger.grant_append(self._check.role)
+        self.key_monitor = self._watch(keys, environment, options, restore, restore_role, ledger) if keys else None
         self._trigger(every)
         self.metrics = {one.image.name: self._metric(one.image.name, every) for one in bootstraps}
         self.alarms = [*self._check.alarms, *self.verifier.alarms, *(self._alarm(name, metric) for name, metric in self.metrics.items())]
+        self.alarms += self.key_monitor.alarms if self.key_monitor else []
         if alarm_topic is not None:
             for alarm in self.alarms:
                 alarm.add_alarm_action(actions.SnsAction(alarm_topic))
@@ -106,6 +116,19 @@ class AttestationMonitor(Construct):
             time_to_live_attribute="expiration",
             removal_policy=RemovalPolicy.DESTROY,
         )
+
+    def _watch(
+        self,
+        keys: Sequence[EnclaveKey],
+        environment: dict[str, str],
+        options: FunctionOptions,
+        restore: bool,
+        restore_role: iam.IRole | None,
+        ledger: AttestationLedger | None,
+    ) -> KeyMonitor:
+        return KeyMonitor(
+            self, "Keys", keys=keys, settings=self.settings, state=self.state, environment=environment, options=options, restore=restore, restore_role=restore_role, ledger=ledger
+        )  # fmt: skip
 
     def _make_check(self, environment: dict[str, str], options: FunctionOptions) -> MonitorFunction:
         lease = _TIMEOUT.plus(_LEASE_MARGIN).to_seconds()
@@ -173,6 +196,8 @@ class AttestationMonitor(Construct):
             detail_type=["CloudFormation Stack Status Change"],
             detail={"stack-id": [Stack.of(self).stack_id], "status-details": {"status": ["CREATE_COMPLETE", "UPDATE_COMPLETE"]}},
         )
+        if self.key_monitor is not None:
+            self.key_monitor.changed.add_target(target)
         events.Rule(self, "Deployed", event_pattern=deployed, targets=[target], description="Attests every enclave after a deployment")
 
     def _metric(self, enclave: str, every: Duration) -> cloudwatch.Metric:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_CORE = (
-    "__init__.py", "errors.py", "core/__init__.py", "core/cbor.py", "core/cose.py", "core/measurements.py", "core/attestation/__init__.py",
-    "core/attestation/appraisal.py", "core/attestation/chain.py", "core/attestation/document.py", "core/attestation/path.py", "core/attestation/policy.py", "core/attestation/roots.py",
-    "core/attestation/verifier.py", "handlers/__init__.py",
+_BASE = ("__init__.py", "errors.py", "core/__init__.py", "core/measurements.py", "handlers/__init__.py")
+_SETTINGS = ("core/reference_values.py", "handlers/settings.py")
+_ATTESTATION = (
+    *_BASE, "core/cbor.py", "core/cose.py", "core/attestation/__init__.py", "core/attestation/appraisal.py", "core/attestation/chain.py", "core/attestation/document.py",
+    "core/attestation/path.py", "core/attestation/policy.py", "core/attestation/roots.py", "core/attestation/verifier.py",
 )  # fmt: skip
-_ATTESTATION = (*_CORE, "core/reference_values.py", "handlers/settings.py", "handlers/verdict.py")
+_VERDICTS = (*_SETTINGS, "handlers/trust.py", "handlers/verdict.py")
+_STATE = ("handlers/clients.py", "handlers/findings.py", "handlers/run_state.py", "handlers/run_store.py")
+_KEY_POLICY = (
+    "core/key_policy/__init__.py", "core/key_policy/adversaries.py", "core/key_policy/compare.py", "core/key_policy/conditions.py", "core/key_policy/document.py",
+    "core/key_policy/evaluate.py", "core/key_policy/findings.py", "core/key_policy/openings.py", "core/key_policy/patterns.py", "core/key_policy/rules.py", "core/key_policy/statements.py",
+)  # fmt: skip
 _LEDGER_RECORDS = (
     "core/ledger/__init__.py", "core/ledger/audit.py", "core/ledger/checkpoint.py", "core/ledger/entry.py", "core/ledger/errors.py", "core/ledger/history.py",
     "core/ledger/merkle.py", "core/ledger/note.py", "core/ledger/proofs.py", "core/ledger/tiles.py",
@@ -30,21 +36,25 @@ class Closure:
 
 CLOSURES = {
     "verify_attestation": Closure(
-        (*_ATTESTATION, "handlers/schemas/verify_attestation.json", "handlers/verify_attestation.py"), (*_CRYPTOGRAPHY, *_POWERTOOLS, "fastjsonschema")
+        (*_ATTESTATION, *_VERDICTS, "handlers/schemas/verify_attestation.json", "handlers/verify_attestation.py"), (*_CRYPTOGRAPHY, *_POWERTOOLS, "fastjsonschema")
     ),
     "check_enclaves": Closure(
         (
-            *_ATTESTATION, *_LEDGER, "core/nonces.py", "handlers/check_enclaves.py", "handlers/checked.py", "handlers/checker.py", "handlers/findings.py", "handlers/hosts.py",
-            "handlers/run_state.py", "handlers/run_store.py", "handlers/triggers.py",
+            *_ATTESTATION, *_VERDICTS, *_STATE, *_LEDGER, "core/nonces.py", "handlers/check_enclaves.py", "handlers/checked.py", "handlers/checker.py", "handlers/hosts.py", "handlers/triggers.py",
         ),
         (*_CRYPTOGRAPHY, *_POWERTOOLS, *_TRACED),
     ),
     "sign_ledger": Closure(
-        (*_CORE, *_LEDGER, "handlers/ledger_export.py", "handlers/ledger_signing.py", "handlers/sign_ledger.py"), (*_CRYPTOGRAPHY, *_POWERTOOLS)
+        (*_ATTESTATION, *_LEDGER, "handlers/ledger_export.py", "handlers/ledger_signing.py", "handlers/sign_ledger.py"), (*_CRYPTOGRAPHY, *_POWERTOOLS)
+    ),
+    "guard_key_policy": Closure((*_BASE, *_SETTINGS, *_STATE, *_KEY_POLICY, "handlers/guard_key_policy.py", "handlers/key_guard.py"), (*_POWERTOOLS, *_TRACED, "typing-extensions")),
+    "key_canary": Closure((*_BASE, *_SETTINGS, "handlers/findings.py", "handlers/key_canary.py"), (*_POWERTOOLS, "typing-extensions")),
+    "audit": Closure(
+        (*_ATTESTATION, *_SETTINGS, *_STATE, *_LEDGER, "handlers/audit.py", "handlers/auditor.py", "handlers/key_use.py", "handlers/ledger_index.py"), (*_CRYPTOGRAPHY, *_POWERTOOLS, *_TRACED)
     ),
     "admit_instance": Closure(
         (
-            *_ATTESTATION, *_LEDGER_RECORDS, "core/nonces.py", "handlers/admit_instance.py", "handlers/checked.py", "handlers/findings.py", "handlers/hosts.py",
+            *_ATTESTATION, *_VERDICTS, *_LEDGER_RECORDS, "core/nonces.py", "handlers/admit_instance.py", "handlers/checked.py", "handlers/findings.py", "handlers/hosts.py",
         ),
         (*_CRYPTOGRAPHY, *_POWERTOOLS, *_TRACED),
     ),

@@ -5,24 +5,32 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
-from aws_cdk import Names, Stack
+import jsii
+from aws_cdk import IStableStringProducer, Lazy, Names, Stack, Token
+from aws_cdk import aws_kms as kms
 from aws_cdk import aws_ssm as ssm
 from constructs import Construct
 
 from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
+from nitrokit.cdk.enclave_key import EnclaveKey
 from nitrokit.cdk.monitor_function import MonitorFunction
+from nitrokit.core.intrinsics import longest
+from nitrokit.core.key_policy import PolicyError
 from nitrokit.core.reference_values import ReferenceValues
+
+_PARTS, _PART = 4, 8192 - 512
+"""A key policy is larger than a parameter may be (8 KB: Systems Manager User Guide "Managing parameter tiers"), so that its statements stand in four."""
 
 
 class MonitorSettings(Construct):
-    """One parameter for each fleet, below ``path``. ``version``: another one for other locks, so that a function that keeps what it read starts anew.
+    """One parameter for each fleet, four for each key, below ``path``. ``version``: another one for other locks, so that a function that keeps what it read starts anew.
 
-    Raises ValueError for two fleets of one name.
+    Raises ValueError for two fleets of one name; at synthesis PolicyError for a policy that does not fit.
     """
 
-    def __init__(self, scope: Construct, id: str, *, bootstraps: Sequence[EnclaveBootstrap]) -> None:
+    def __init__(self, scope: Construct, id: str, *, bootstraps: Sequence[EnclaveBootstrap], keys: Sequence[EnclaveKey] = ()) -> None:
         super().__init__(scope, id)
         self.path = f"/nitrokit/{Names.unique_resource_name(self, max_length=64, separator='-')}"
         digest = hashlib.sha256()
@@ -31,18 +39,26 @@ class MonitorSettings(Construct):
             raise ValueError(f"two fleets have one name: {', '.join(names)}; expected an image of its own for each, or a monitor for each")
         for bootstrap in bootstraps:
             digest.update(reference_values(bootstrap).to_json().encode())
-            self._put("Fleet", "fleets", bootstrap.image.name, _fleet(bootstrap))
+            self._put("Fleet", f"fleets/{bootstrap.image.name}", Stack.of(self).to_json_string(_fleet(bootstrap)))
+        for key in keys:
+            for part in range(_PARTS):
+                self._put("Key", f"keys/{self.name_of(key)}/{part}", Lazy.string(_Statements(key, part)))
         self.version = digest.hexdigest()[:16]
 
-    def _put(self, id: str, kind: str, name: str, value: Any) -> None:
+    def _put(self, kind: str, name: str, value: str) -> None:
         # Intelligent: the standard tier ends at 4 KB.
         ssm.StringParameter(
             self,
-            f"{id}{name}",
-            parameter_name=f"{self.path}/{kind}/{name}",
-            string_value=Stack.of(self).to_json_string(value),
+            f"{kind}{name.partition('/')[2].replace('/', '')}",
+            parameter_name=f"{self.path}/{name}",
+            string_value=value,
             tier=ssm.ParameterTier.INTELLIGENT_TIERING,
         )
+
+    @staticmethod
+    def name_of(key: EnclaveKey) -> str:
+        """What the functions call a key."""
+        return str(Names.unique_resource_name(key, max_length=60, separator="-"))
 
     def allow_reading(self, function: MonitorFunction) -> None:
         """Let a function read them: the path is what GetParametersByPath is allowed on (Systems Manager User Guide "Restricting access to parameters")."""
@@ -69,3 +85,48 @@ def _fleet(bootstrap: EnclaveBootstrap) -> dict[str, Any]:
         "targets": targets,
         "reference": json.loads(reference_values(bootstrap).to_json()),
     }
+
+
+@jsii.implements(IStableStringProducer)
+class _Statements:
+    """One part of a key's policy, once all grants on the key are known."""
+
+    def __init__(self, key: EnclaveKey, part: int) -> None:
+        self._key, self._part = key, part
+
+    @jsii.member(jsii_name="produce")
+    def produce(self) -> str:
+        resource = cast("kms.CfnKey", self._key.node.default_child)
+        stack = Stack.of(self._key)
+        statements = stack.resolve(resource.key_policy)["Statement"]
+        packed = pack(statements)
+        if len(packed) > _PARTS:
+            raise PolicyError(
+                "guard-size",
+                "the key's policy is larger than its guard can hold",
+                got=len(statements),
+                expected="fewer sets of measurements",
+            )
+        own = packed[self._part] if self._part < len(packed) else []
+        return stack.to_json_string({"key": self._key.key_arn, "statements": _as_tokens(own)})
+
+
+def pack(statements: Sequence[Any]) -> list[list[Any]]:
+    """The statements in their order, each list small enough for one parameter, whatever its references become."""
+    parts: list[list[Any]] = [[]]
+    for one in statements:
+        if parts[-1] and len(json.dumps(longest([*parts[-1], one]))) > _PART:
+            parts.append([])
+        parts[-1].append(one)
+    return parts
+
+
+def _as_tokens(value: Any) -> Any:
+    """CloudFormation's functions as tokens again, so that they are resolved within a JSON text."""
+    if isinstance(value, list):
+        return [_as_tokens(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if len(value) == 1 and next(iter(value)).startswith(("Ref", "Fn::")):
+        return Token.as_any(value)
+    return {name: _as_tokens(one) for name, one in value.items()}

@@ -24,6 +24,7 @@ from nitrokit.handlers import settings
 from nitrokit.handlers.checked import check
 from nitrokit.handlers.hosts import Hosts
 from nitrokit.handlers.settings import Fleet
+from nitrokit.handlers.trust import trust_anchor
 from nitrokit.handlers.verdict import PASS
 
 PAUSE = timedelta(seconds=10)
@@ -115,7 +116,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         autoscaling=boto3.client("autoscaling"),
         cloudformation=boto3.client("cloudformation"),
         group=(os.environ["STACK_NAME"], os.environ["LOGICAL_ID"]),
-        trust_anchor=settings.trust_anchor(os.environ),
+        trust_anchor=trust_anchor(os.environ),
         clock=datetime.now,
     )
     status = admission.admit(event["detail"], lambda: timedelta(milliseconds=context.get_remaining_time_in_millis()))

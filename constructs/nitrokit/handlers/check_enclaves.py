@@ -20,22 +20,21 @@ import boto3
 from aws_lambda_powertools import Logger, Tracer, single_metric
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.idempotency import DynamoDBPersistenceLayer, IdempotencyConfig, idempotent_function
-from botocore.config import Config
 
 from nitrokit.core.attestation import ChainCache
 from nitrokit.handlers import settings
 from nitrokit.handlers.checker import Checker, Reporting
+from nitrokit.handlers.clients import RETRIES
 from nitrokit.handlers.findings import Account, Publisher
 from nitrokit.handlers.hosts import Hosts
 from nitrokit.handlers.ledger_store import Ledger
 from nitrokit.handlers.run_state import EVERYTHING, RunState
 from nitrokit.handlers.run_store import RunStore
 from nitrokit.handlers.triggers import CONTINUE, trigger_of
+from nitrokit.handlers.trust import trust_anchor
 from nitrokit.handlers.verdict import FAIL, PASS, UNREACHABLE
 
 NAMESPACE, SERVICE = "Nitrokit", "check-enclaves"
-RETRIES = Config(retries={"mode": "adaptive", "max_attempts": 10})
-"""Throttled calls are slowed down to what the service takes, and tried again."""
 
 logger = Logger(service=SERVICE)
 tracer = Tracer(service=SERVICE)
@@ -88,7 +87,7 @@ def _checker(environment: Mapping[str, str], function_arn: str) -> Checker:
     )
     hosts = Hosts(boto3.client("ssm", config=RETRIES), boto3.client("ec2", config=RETRIES))
     lease = timedelta(seconds=int(environment["LEASE_SECONDS"]))
-    return Checker(fleets, hosts, store, reporting, settings.trust_anchor(environment), datetime.now, lease, _chains)
+    return Checker(fleets, hosts, store, reporting, trust_anchor(environment), datetime.now, lease, _chains)
 
 
 def _finish(state: RunState, enclaves: list[str], environment: Mapping[str, str]) -> None:

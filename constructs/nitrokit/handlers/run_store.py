@@ -42,15 +42,7 @@ class RunStore:
         raise RunError("contended", "the run's state could not be written", got=f"{_TRIES} tries", do="invoke it again")
 
     def _put(self, state: RunState, version: int) -> bool:
-        condition = (
-            {
-                "ConditionExpression": "#v = :v",
-                "ExpressionAttributeNames": {"#v": "version"},
-                "ExpressionAttributeValues": {":v": {"N": str(version)}},
-            }
-            if version
-            else {"ConditionExpression": "attribute_not_exists(id)"}
-        )
+        condition = _unless_moved("version", {"N": str(version)} if version else None)
         item = {"id": {"S": _RUN}, "version": {"N": str(version + 1)}, "state": {"S": state.to_json()}}
         try:
             self._client.put_item(TableName=self._table, Item=item, **condition)
@@ -83,6 +75,27 @@ class RunStore:
             }
             self._client.put_item(TableName=self._table, Item={name: {"S": value} for name, value in item.items()})
 
+    def mark(self, name: str) -> str | None:
+        """How far a job has come; None before its first time."""
+        item = self._client.get_item(TableName=self._table, Key={"id": {"S": f"mark/{name}"}}, ConsistentRead=True).get("Item")
+        return str(item["value"]["S"]) if item else None
+
+    def set_mark(self, name: str, value: str, before: str | None) -> None:
+        """Move on, if nobody else has meanwhile. Raises RunError."""
+        condition = _unless_moved("value", {"S": before} if before else None)
+        try:
+            self._client.put_item(TableName=self._table, Item={"id": {"S": f"mark/{name}"}, "value": {"S": value}}, **condition)
+        except self._client.exceptions.ConditionalCheckFailedException as error:
+            raise RunError("taken-over", "another invocation has done this part", got=name, do="nothing: it goes on there") from error
+
 
 def _key(enclave: str, instance_id: str) -> str:
     return f"verdict/{enclave}/{instance_id}"
+
+
+def _unless_moved(attribute: str, before: Mapping[str, str] | None) -> dict[str, Any]:
+    """The condition that an attribute is what it was when it was read; None: that there was none."""
+    if before is None:
+        return {"ConditionExpression": "attribute_not_exists(id)"}
+    names, values = {"#before": attribute}, {":before": before}
+    return {"ConditionExpression": "#before = :before", "ExpressionAttributeNames": names, "ExpressionAttributeValues": values}

@@ -1,4 +1,4 @@
-"""What a function was deployed with: the enclaves that it watches, their locks, and the root that it trusts.
+"""What a function was deployed with: the enclaves that it watches, their locks, and the keys that it guards.
 
 A fleet's settings hold identifiers that exist after deployment only, and outgrow a function's environment (4 KB: AWS Lambda Developer Guide "Lambda quotas"). So they stand in Systems
 Manager parameters below one path, which AttestationMonitor writes and the functions may read.
@@ -6,16 +6,14 @@ Manager parameters below one path, which AttestationMonitor writes and the funct
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nitrokit.core.attestation.roots import AWS_NITRO_ROOT_G1, TrustAnchor
 from nitrokit.core.reference_values import ReferenceValues
 
-PATH, TRUST_ANCHOR = "SETTINGS_PATH", "TRUST_ANCHOR"
+PATH = "SETTINGS_PATH"
 
 
 @dataclass(frozen=True)
@@ -32,9 +30,28 @@ class Fleet:
     def from_object(cls, value: Mapping[str, Any]) -> Fleet:
         """As AttestationMonitor writes it."""
         targets = {one["key"]: tuple(one["values"]) for one in value["targets"]}
-        return cls(
-            value["name"], value["document"], value["host_role_arn"], targets, ReferenceValues.parse(json.dumps(value["reference"]))
-        )
+        return cls(value["name"], value["document"], value["host_role_arn"], targets, ReferenceValues.parse(json.dumps(value["reference"])))
+
+
+@dataclass(frozen=True)
+class GuardedKey:
+    """A key, and the policy that was synthesised for it."""
+
+    name: str
+    arn: str
+    policy: Mapping[str, Any]
+
+
+def keys(ssm: Any, environment: Mapping[str, str]) -> list[GuardedKey]:
+    """The keys that this function guards. A policy may be larger than a parameter: its statements stand in several, ``keys/<name>/<part>``."""
+    found = parameters(ssm, environment, "keys")
+    names = sorted({name.split("/")[0] for name in found})
+    return [_key(name, [found[part] for part in sorted(found) if part.split("/")[0] == name]) for name in names]
+
+
+def _key(name: str, parts: list[dict[str, Any]]) -> GuardedKey:
+    statements = [one for part in parts for one in part["statements"]]
+    return GuardedKey(name, parts[0]["key"], {"Version": "2012-10-17", "Statement": statements})
 
 
 def parameters(ssm: Any, environment: Mapping[str, str], kind: str) -> dict[str, Any]:
@@ -57,9 +74,3 @@ def fleets(ssm: Any, environment: Mapping[str, str]) -> list[Fleet]:
     """The fleets that this function watches, in a fixed order."""
     found = parameters(ssm, environment, "fleets")
     return [Fleet.from_object(found[name]) for name in sorted(found)]
-
-
-def trust_anchor(environment: Mapping[str, str]) -> TrustAnchor:
-    """AWS's root; another one (base64 of its DER) only where it was deployed so, for local emulation."""
-    encoded = environment.get(TRUST_ANCHOR)
-    return TrustAnchor("configured root", base64.b64decode(encoded)) if encoded else AWS_NITRO_ROOT_G1

@@ -25,6 +25,7 @@ from nitrokit.core.attestation import AppraisalPolicy, ChainCache
 from nitrokit.core.reference_values import ReferenceValues
 from nitrokit.errors import NitrokitError, UsageError
 from nitrokit.handlers import settings
+from nitrokit.handlers.trust import trust_anchor
 from nitrokit.handlers.verdict import judge
 
 SCHEMA = json.loads((Path(__file__).parent / "schemas" / "verify_attestation.json").read_bytes())
@@ -58,7 +59,7 @@ def answer(request: Any, environment: Mapping[str, str], clock: Callable[[tzinfo
         _bytes(request, "document"),
         _policy(request, reference),
         reference,
-        trust_anchor=settings.trust_anchor(environment),
+        trust_anchor=trust_anchor(environment),
         time=time,
         cache=_chains,
     )

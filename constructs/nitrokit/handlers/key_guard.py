@@ -1,0 +1,111 @@
+"""A key's deployed policy and grants against what was synthesised. Read and judge; restoring is the caller's choice.
+
+Sources: KMS API Reference "GetKeyPolicy", "ListGrants", "DescribeKey"; KMS Developer Guide "Grants" (no grant can demand attestation).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from nitrokit.core.key_policy import Finding as PolicyFinding
+from nitrokit.core.key_policy import Grant, PolicyError, Severity, analyze_key_policy, policy_differences
+from nitrokit.handlers.findings import Finding
+from nitrokit.handlers.settings import GuardedKey
+
+_UNREADABLE = ("AccessDeniedException", "NotFoundException", "KMSInvalidStateException")
+
+
+@dataclass(frozen=True)
+class KeyState:
+    """What was found. ``problems``: one sentence each; none: the key is as synthesised. ``grants``: those that exist."""
+
+    key: GuardedKey
+    problems: tuple[str, ...]
+    grants: tuple[Grant, ...] = ()
+
+    @property
+    def outcome(self) -> str:
+        return "; ".join(self.problems) or "intact"
+
+    def as_finding(self, restored: bool) -> Finding:
+        return Finding(
+            kind="key-policy",
+            subject=self.key.name,
+            title=f"Key {self.key.name} is {'as synthesised' if not self.problems else 'not as synthesised'}",
+            description="; ".join(self.problems) + (" (restored)" if restored else "")
+            or "Its policy says what was synthesised, and no grant exists.",
+            severity="CRITICAL",
+            resource=(self.key.arn, "AwsKmsKey"),
+            remedy="Find out who changed it (CloudTrail: PutKeyPolicy, CreateGrant), and what was decrypted since (the function audit).",
+            passed=not self.problems,
+            details={"key": self.key.arn, "restored": str(restored).lower()},
+        )
+
+
+def examine(kms: Any, key: GuardedKey, account: str, partition: str) -> KeyState:
+    """Read a key and compare it. A key that cannot be read is a problem of its own; other errors of KMS, throttling among them, pass through."""
+    try:
+        described = kms.describe_key(KeyId=key.arn)["KeyMetadata"]
+        deployed = kms.get_key_policy(KeyId=key.arn, PolicyName="default")["Policy"]
+        grants = _grants(kms, key.arn)
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in _UNREADABLE:
+            raise
+        return KeyState(key, (f"the key cannot be read: {error.response['Error']['Code']}",))
+    problems = [
+        *_state(described),
+        *_policy(deployed, key, grants, account, partition),
+        *(f"grant {one.id} lets {one.grantee_principal} {', '.join(one.operations)}" for one in grants),
+    ]
+    return KeyState(key, tuple(problems), grants)
+
+
+def _grants(kms: Any, arn: str) -> tuple[Grant, ...]:
+    pages = kms.get_paginator("list_grants").paginate(KeyId=arn)
+    return tuple(
+        Grant(one["GrantId"], one.get("GranteePrincipal", "?"), tuple(one.get("Operations", ())))
+        for page in pages
+        for one in page["Grants"]
+    )
+
+
+def _state(described: dict[str, Any]) -> list[str]:
+    found = []
+    if described.get("KeyState") != "Enabled":
+        found.append(f"the key is {described.get('KeyState')}")
+    if described.get("MultiRegion"):
+        found.append("the key has replicas, whose policies are their own")
+    return found
+
+
+def _policy(deployed: str, key: GuardedKey, grants: Sequence[Grant], account: str, partition: str) -> list[str]:
+    """Differences from what was synthesised, and what they open that it does not."""
+    try:
+        different = policy_differences(deployed, key.policy)
+        known = {_what(one) for one in analyze_key_policy(key.policy, account=account, partition=partition)}
+        found = analyze_key_policy(deployed, account=account, partition=partition, grants=grants)
+    except PolicyError as error:
+        return [f"its policy is not understood: {error}"]
+    bad = [one for one in found if one.severity >= Severity.HIGH and _what(one) not in known]
+    return [*different, *map(_told, bad)]
+
+
+def _what(one: PolicyFinding) -> object:
+    """A finding, whatever its statement is called."""
+    return (one.id, frozenset(one.actions), frozenset(one.principals))
+
+
+def _told(one: PolicyFinding) -> str:
+    return f"{one.id} in {one.statement or 'the policy'}: {one.reason}"
+
+
+def restore(kms: Any, state: KeyState) -> None:
+    """Put the synthesised policy back, and revoke every grant. ``kms``: of the one who may; on a sealed key nobody may change the policy, so nobody could have."""
+    kms.put_key_policy(KeyId=state.key.arn, PolicyName="default", Policy=json.dumps(state.key.policy), BypassPolicyLockoutSafetyCheck=True)
+    for one in state.grants:
+        kms.revoke_grant(KeyId=state.key.arn, GrantId=one.id)

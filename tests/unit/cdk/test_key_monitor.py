@@ -1,0 +1,166 @@
+"""The monitor's part for keys: the guard gets the very policy that is deployed, the canary what it must not be able to use, and nobody more than that."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import aws_cdk as cdk
+import pytest
+from aws_cdk import aws_iam as iam
+from aws_cdk.assertions import Template
+from cdk_nag import AwsSolutionsChecks
+
+from nitrokit.cdk.attestation_ledger import AttestationLedger
+from nitrokit.cdk.attestation_monitor import AttestationMonitor
+from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
+from nitrokit.cdk.enclave_host import EnclaveHost
+from nitrokit.cdk.enclave_image import EnclaveImage
+from nitrokit.cdk.enclave_key import EnclaveKey
+from nitrokit.cdk.monitor_settings import pack
+from nitrokit.core.eif import read_eif, write_eif
+from nitrokit.core.intrinsics import resolve
+from nitrokit.core.key_policy import policy_differences
+from nitrokit.handlers import settings
+
+ROOT = Path(__file__).parents[3]
+NAMES = {"AWS::AccountId": "123456789012", "AWS::Partition": "aws", "AWS::Region": "eu-west-1"}
+
+
+def _name(name):
+    return NAMES.get(name) or f"arn:aws:x:eu-west-1:123456789012:{name}"
+
+
+def _stack(folder, **options):
+    app = cdk.App(outdir=str(folder / "out"), context=json.loads((ROOT / "cdk.json").read_text())["context"])
+    return _fill(cdk.Stack(app, "S"), folder, **options)
+
+
+def _fill(stack, folder, sealed=True, **options):
+    eif = folder / "small.eif"
+    with eif.open("w+b") as file:
+        write_eif(file, kernel=b"kernel", cmdline="c", ramdisks=[b"init", b"app"], metadata={})
+    image = EnclaveImage.from_eif(stack, "Image", eif, name="hello", measurements=read_eif(eif.read_bytes()).measurements)
+    host = EnclaveHost(stack, "Host")
+    administrator = None if sealed else "arn:aws:iam::123456789012:role/administrator"
+    key = EnclaveKey(stack, "Key", images=[image], host_role=host.role, sealed=sealed, administrator_arn=administrator)
+    bootstrap = EnclaveBootstrap(stack, "Bootstrap", parent=host, image=image)
+    monitor = AttestationMonitor(stack, "Monitor", bootstraps=[bootstrap], keys=[key], **options)
+    key.grants.encrypt(iam.ArnPrincipal("arn:aws:iam::123456789012:role/late-owner"))  # behind the monitor: the guard must know it too
+    return stack, monitor
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return _stack(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture(scope="module")
+def template(made):
+    return Template.from_stack(made[0])
+
+
+def _properties(template, kind):
+    return [one["Properties"] for one in template.find_resources(kind).values()]
+
+
+def _statements(template, role):
+    policies = _properties(template, "AWS::IAM::Policy")
+    found = [one for policy in policies if role in json.dumps(policy["Roles"]) for one in policy["PolicyDocument"]["Statement"]]
+    return [({one["Action"]} if isinstance(one["Action"], str) else set(one["Action"]), one["Resource"]) for one in found]
+
+
+def _guarded(template):
+    """What the functions read, as Systems Manager would answer after the deployment."""
+    values = {one["Name"]: resolve(one["Value"], _name) for one in _properties(template, "AWS::SSM::Parameter")}
+    path = next(name for name in values if "/fleets/" in name).split("/fleets/")[0]
+
+    def get(*, Path, Recursive, **_):
+        return {"Parameters": [{"Name": name, "Value": value} for name, value in values.items() if name.startswith(f"{Path}/")]}
+
+    return settings.keys(SimpleNamespace(get_parameters_by_path=get), {"SETTINGS_PATH": path})
+
+
+def test_the_guard_compares_with_the_very_policy_that_is_deployed(template):
+    (key,) = _guarded(template)
+    (deployed,) = _properties(template, "AWS::KMS::Key")
+    policy = resolve(deployed["KeyPolicy"], _name)
+    assert policy_differences(json.dumps(policy), key.policy) == []
+    assert "late-owner" in json.dumps(key.policy)
+    assert key.arn.endswith("Key961B73FD.Arn")
+
+
+def test_a_large_policy_is_spread_over_parameters():
+    statements = [{"Sid": f"S{number}", "Effect": "Allow", "Resource": "*", "Condition": {"x": ["y" * 900]}} for number in range(20)]
+    parts = pack(statements)
+    assert [one for part in parts for one in part] == statements
+    assert 1 < len(parts) <= 4
+    assert all(len(json.dumps(part)) < 7700 for part in parts)
+    assert pack([]) == [[]]
+
+
+def test_the_canary_is_a_data_owner_whom_iam_allows_to_decrypt(template):
+    allowed = [actions for actions, resource in _statements(template, "MonitorKeysCanaryRole") if "kms:Decrypt" in actions]
+    assert allowed == [{"kms:Decrypt"}]
+    policy = _properties(template, "AWS::KMS::Key")[0]["KeyPolicy"]
+    owners = [one for one in policy["Statement"] if one["Effect"] == "Allow" and "kms:Encrypt" in one["Action"]]
+    assert "MonitorKeysCanaryRole" in json.dumps(owners)
+    opening = [one for one in policy["Statement"] if one["Effect"] == "Allow" and "kms:Decrypt" in one["Action"]]
+    assert "MonitorKeysCanaryRole" not in json.dumps(opening)
+
+
+def test_the_guard_reads_and_changes_nothing_unless_told(template, tmp_path):
+    kms = {
+        action for actions, _ in _statements(template, "MonitorKeysGuardRole") for action in actions if action.startswith(("kms:", "sts:"))
+    }
+    assert kms == {"kms:DescribeKey", "kms:GetKeyPolicy", "kms:ListGrants"}
+    restoring = Template.from_stack(_stack(tmp_path, restore=True)[0])
+    more = {
+        action for actions, _ in _statements(restoring, "MonitorKeysGuardRole") for action in actions if action.startswith(("kms:", "sts:"))
+    }
+    assert more - kms == {"kms:PutKeyPolicy", "kms:RevokeGrant"}
+
+
+def test_it_restores_as_the_administrator_where_there_is_one(tmp_path):
+    role = "arn:aws:iam::123456789012:role/administrator"
+    stack = cdk.Stack(cdk.App(), "Other")
+    given = iam.Role.from_role_arn(stack, "Administrator", role)
+    template = Template.from_stack(_stack(tmp_path, sealed=False, restore=True, restore_role=given)[0])
+    assert ({"sts:AssumeRole"}, role) in _statements(template, "MonitorKeysGuardRole")
+    (guard,) = [one for one in _properties(template, "AWS::Lambda::Function") if "RESTORE" in one["Environment"]["Variables"]]
+    assert guard["Environment"]["Variables"]["RESTORE_ROLE_ARN"] == role
+
+
+def test_a_change_of_a_key_starts_the_guard_and_a_check(template):
+    (rule,) = [one for one in _properties(template, "AWS::Events::Rule") if one.get("EventPattern", {}).get("source") == ["aws.kms"]]
+    assert rule["EventPattern"]["detail"]["resources"]["ARN"] == [{"Fn::GetAtt": ["Key961B73FD", "Arn"]}]
+    assert {"PutKeyPolicy", "CreateGrant", "UpdateAlias", "ReplicateKey"} <= set(rule["EventPattern"]["detail"]["eventName"])
+    assert {name for target in rule["Targets"] for name in ("Guard", "Check") if name in json.dumps(target["Arn"])} == {"Guard", "Check"}
+    rates = {one["ScheduleExpression"] for one in _properties(template, "AWS::Events::Rule") if "ScheduleExpression" in one}
+    assert {"rate(1 minute)", "rate(15 minutes)", "rate(1 hour)"} == rates
+
+
+def test_silence_of_guard_and_canary_is_an_alarm(template, made):
+    alarms = {one["MetricName"]: one for one in _properties(template, "AWS::CloudWatch::Alarm") if "MetricName" in one}
+    for name in ("KeyPolicyIntact", "CanaryDenied"):
+        assert (alarms[name]["TreatMissingData"], alarms[name]["Threshold"], alarms[name]["Statistic"]) == ("breaching", 1, "Minimum")
+    opened = alarms["CanaryOpened"]
+    assert (opened["ComparisonOperator"], opened["Threshold"], opened["Period"]) == ("GreaterThanThreshold", 0, 60)
+    assert len(made[1].alarms) == len(template.find_resources("AWS::CloudWatch::Alarm"))
+
+
+def test_nag_finds_nothing_that_is_not_acknowledged_with_a_reason(made):
+    assert [one.rule_name for one in AwsSolutionsChecks(made[0].node.root).validate_scope(made[0].node.root).violations] == []
+
+
+def test_the_ledger_is_written_by_the_check_and_read_by_the_audit(tmp_path):
+    app = cdk.App()
+    elsewhere = cdk.Stack(app, "Elsewhere", env=cdk.Environment(account="123456789012", region="eu-west-1"))
+    ledger = AttestationLedger(elsewhere, "Ledger")
+    stack = cdk.Stack(app, "S", env=cdk.Environment(account="123456789012", region="eu-west-1"))
+    template = Template.from_stack(_fill(stack, tmp_path, ledger=ledger)[0])
+    functions = _properties(template, "AWS::Lambda::Function")
+    users = {
+        one["Environment"]["Variables"]["POWERTOOLS_SERVICE_NAME"] for one in functions if "LEDGER_TABLE" in one["Environment"]["Variables"]
+    }
+    assert users == {"check-enclaves", "audit"}
+    assert any("dynamodb:Query" in actions for actions, _ in _statements(template, "MonitorKeysAuditRole"))
