@@ -36,7 +36,7 @@ class Cloud:
     """moto's client, one call at a time (its transactions are not isolated from other threads, as DynamoDB's are), which fails as ``fault(number, name)`` says: an exception and when."""
 
     def __init__(self, client, fault=lambda number, name: None):
-        self.client, self.fault, self.calls, self.lock = client, fault, 0, threading.Lock()
+        self.client, self.fault, self.calls, self.refused, self.lock = client, fault, 0, 0, threading.Lock()
 
     def __getattr__(self, name):
         def call(**arguments):
@@ -45,7 +45,11 @@ class Cloud:
                 fault = self.fault(self.calls, name)
                 if fault and fault[1] == "before":
                     raise fault[0]
-                answer = getattr(self.client, name)(**arguments)
+                try:
+                    answer = getattr(self.client, name)(**arguments)
+                except ClientError:
+                    self.refused += 1
+                    raise
                 if fault:
                     raise fault[0]
                 return answer
@@ -124,6 +128,7 @@ def test_writers_that_race_lose_nothing_and_count_nothing_twice(dynamodb):
         thread.start()
     for thread in threads:
         thread.join()
+    assert cloud.refused, "they did race"
     ids = _whole(_ledger(dynamodb))
     assert sorted(ids) == sorted(numbers)
     assert {name: {ids.index(name)} for name in ids} == numbers, "every run was told the same number"
