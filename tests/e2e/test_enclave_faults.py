@@ -96,7 +96,7 @@ EAT = "kept = []\nwhile True:\n    kept.append(b'x' * (1 << 20))"
 
 
 def test_a_killed_app_and_one_that_uses_up_the_memory_are_started_again_and_one_that_is_done_ends_the_enclave(parent, probe):
-    with parent.boot(probe().eif) as guest:
+    with parent.boot(probe().eif, memory_mib=352) as guest:
         guest.end_app("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
         assert guest.wait_for_line("the app ended with") == "nitrokit: the app ended with -9"
         guest.health(app="running", restarts=1)
@@ -117,15 +117,34 @@ def test_a_killed_app_and_one_that_uses_up_the_memory_are_started_again_and_one_
         guest.wait_for_end()
 
 
-@pytest.mark.parametrize(("policy", "code"), [("never", 3), ("always", 0)])
-def test_restart_is_never_or_always(parent, probe, policy, code):
-    with parent.boot(probe(('restart = "on-failure"', f'restart = "{policy}"')).eif) as guest:
-        guest.end_app(EXIT.format(code))
-        if policy == "never":
-            guest.wait_for_end()
-        else:
-            guest.wait_for_line(f"the app ended with {code}")
-            guest.health(app="running", restarts=1)
+# An app that is root, and what it could make the kernel run as init: none of it may be written.
+WRITE = """
+import errno
+result = {}
+for path in ("/proc/sys/kernel/core_pattern", "/proc/sys/vm/overcommit_memory", "/sys/kernel/uevent_helper", "/sys/power/state", "/proc/1/mem", "/proc/1/environ"):
+    try:
+        open(path, "rb" if "/1/" in path else "wb").read(1)
+        result[path] = "open"
+    except OSError as error:
+        result[path] = errno.errorcode[error.errno]
+"""
+
+
+def test_restart_never_ends_the_enclave_and_a_root_app_sets_nothing_of_the_kernel(parent, probe):
+    with parent.boot(probe(('restart = "on-failure"', 'restart = "never"'), ('user = "nobody"', 'user = "root"')).eif) as guest:
+        found = guest.run(WRITE)
+        assert set(found.values()) <= {"EROFS", "ENOENT", "EACCES", "EPERM"}, found
+        assert found["/proc/sys/vm/overcommit_memory"] == "EROFS"
+        assert guest.run("import os\nresult = os.getuid()") == 0
+        guest.end_app(EXIT.format(3))
+        guest.wait_for_end()
+
+
+def test_restart_always_starts_an_app_again_that_was_done(parent, probe):
+    with parent.boot(probe(('restart = "on-failure"', 'restart = "always"')).eif) as guest:
+        guest.end_app(EXIT.format(0))
+        guest.wait_for_line("the app ended with 0")
+        guest.health(app="running", restarts=1)
 
 
 def test_a_flood_of_output_waits_for_nobody_and_drops_are_counted(guest):

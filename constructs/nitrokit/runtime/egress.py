@@ -26,7 +26,10 @@ def start(
         path.write_text("127.0.0.1 localhost\n" + "".join(f"{address} {host}\n" for host, address in addresses.items()))
         path.chmod(0o644)
     for host, port, vsock_port in destinations:
-        listener = socket.create_server((addresses[host], port), backlog=128)
+        listener = socket.create_server((addresses[host], port), backlog=1024)
+        listener.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
+        )  # its connections inherit it: what passes has been gathered by its sender
         arguments = (listener, functools.partial(vsock.begin, vsock.PARENT, vsock_port), _reporter(host, port, vsock_port, say))
         threading.Thread(target=relay.serve, args=arguments, daemon=True).start()
     return {(addresses[host], port) for host, port, _ in destinations}

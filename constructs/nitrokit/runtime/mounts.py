@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_NOSUID, _NODEV, _NOEXEC = 2, 4, 8
+_READ_ONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT = 1, 2, 4, 8, 32
 _MOUNTS = (
     ("proc", "/proc", "proc", _NOSUID | _NODEV | _NOEXEC, ""),
     ("sysfs", "/sys", "sysfs", _NOSUID | _NODEV | _NOEXEC, ""),
@@ -34,19 +34,23 @@ def mount_all() -> None:
             continue
         if target == "/dev/shm":
             os.makedirs(target, exist_ok=True)
-        if _libc.mount(source.encode(), target.encode(), kind.encode(), flags, options.encode() or None):
-            number = ctypes.get_errno()
-            raise OSError(number, f"mount {target}: {os.strerror(number)}")
+        _mount(source, target, flags, kind, options)
+
+
+def _mount(source: str, target: str, flags: int, kind: str | None = None, options: str = "") -> None:
+    if _libc.mount(source.encode(), target.encode(), kind and kind.encode(), flags, options.encode() or None):
+        number = ctypes.get_errno()
+        raise OSError(number, f"mount {target}: {os.strerror(number)}")
 
 
 def share(root: str, folders: Sequence[str]) -> None:
-    """Show ``folders`` below the app's root too. Raises OSError."""
+    """Show ``folders`` below the app's root too; what sets the kernel is read-only there: a program named in it (core_pattern, uevent_helper) would run as init does. Raises OSError."""
     for folder in folders:
-        target = root + folder
-        os.makedirs(target, exist_ok=True)
-        if _libc.mount(folder.encode(), target.encode(), None, _BIND | _REC, None):
-            number = ctypes.get_errno()
-            raise OSError(number, f"mount {target}: {os.strerror(number)}")
+        os.makedirs(root + folder, exist_ok=True)
+        _mount(folder, root + folder, _BIND | _REC)
+    for folder in filter(os.path.isdir, (f"{root}/proc/sys", f"{root}/sys")):
+        _mount(folder, folder, _BIND)
+        _mount(folder, folder, _BIND | _REMOUNT | _READ_ONLY | _NOSUID | _NODEV | _NOEXEC)
 
 
 def open_console() -> None:

@@ -176,7 +176,9 @@ def test_every_check_goes_into_the_ledger_where_there_is_one(eif, locked, tmp_pa
     AttestationMonitor(stack, "Second", bootstraps=[stack.bootstrap], ledger=AttestationLedger(stack, "Ledger"))
     resources = Template.from_stack(stack).to_json()["Resources"]
     (table,) = [name for name in resources if name.startswith("LedgerTable")]
-    (function,) = [one for name, one in resources.items() if name.startswith("SecondCheckFunction") and one["Type"] == "AWS::Lambda::Function"]
+    (function,) = [
+        one for name, one in resources.items() if name.startswith("SecondCheckFunction") and one["Type"] == "AWS::Lambda::Function"
+    ]
     assert function["Properties"]["Environment"]["Variables"]["LEDGER_TABLE"] == {"Ref": table}
     (policy,) = [one for name, one in resources.items() if name.startswith("SecondCheckRoleDefaultPolicy")]
     (statement,) = [one for one in policy["Properties"]["PolicyDocument"]["Statement"] if one["Resource"] == {"Fn::GetAtt": [table, "Arn"]}]
