@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -16,7 +16,9 @@ from nitrokit.gate.report import Comparison, Place
 
 @dataclass(frozen=True)
 class KeyPolicy:
-    """``policy``: resolved. ``tolerated``: findings that are known to be meant (a named administrator who may change the policy)."""
+    """``policy``: resolved. ``tolerated``: findings that are known to be meant (a named administrator who may change the policy);
+    ``note``: what was not looked at.
+    """
 
     place: Place
     subject: str
@@ -26,6 +28,7 @@ class KeyPolicy:
     grants: Sequence[Grant] = ()
     path: str | None = None
     tolerated: tuple[str, ...] = ()
+    note: str = ""
 
 
 def compare_key_policy(one: KeyPolicy, images: Sequence[LockedImage], time: datetime) -> Iterator[Comparison]:
@@ -39,7 +42,8 @@ def compare_key_policy(one: KeyPolicy, images: Sequence[LockedImage], time: date
     bad = [found for found in findings if found.severity >= Severity.HIGH and found.id not in one.tolerated]
     yield from (Comparison(one.place, one.subject, "policy-finding", _told(found), path=one.path) for found in bad)
     if accepted:
-        yield compare_accepted(one.place, one.subject, accepted, images, time, path=one.path)
+        found = compare_accepted(one.place, one.subject, accepted, images, time, path=one.path)
+        yield replace(found, reason=found.reason + one.note)
     elif not bad:
         yield Comparison(one.place, one.subject, "current-missing", "opens for no image at all", path=one.path)
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from nitrokit.core.intrinsics import resolve
 from nitrokit.core.key_policy import build_key_policy
 from nitrokit.gate.access import access_policy
 from nitrokit.gate.keys import Key, compare_key, keys_of
@@ -104,6 +105,12 @@ def test_without_a_template_the_ways_round_are_found_and_a_harmless_edit_is_not(
     assert any("unattested in Back" in one.reason for one in found)
     _by_hand(local, key_id).policy = json.dumps({**policy, "Statement": list(reversed(policy["Statement"]))})
     assert rules(compare_key(reader, Key(key_id, policy), [locked()], NOW)) == ["agrees"], "order means nothing"
+
+
+def test_a_template_that_cannot_be_resolved_is_told(reader, make_key):
+    unresolved = _with(_policy(NEW), Principal={"AWS": resolve({"Fn::GetAtt": ["Custom", "Role"]}, lambda _: None)}, Action="kms:Encrypt")
+    (found,) = compare_key(reader, Key(make_key(_policy(NEW)), unresolved), [locked()], NOW)
+    assert (found.rule_id, "were not compared" in found.reason) == ("agrees", True)
 
 
 def test_an_unsealed_key_passes_only_where_its_template_says_so(reader, make_key):
