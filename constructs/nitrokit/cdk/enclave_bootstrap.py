@@ -1,4 +1,4 @@
-"""EnclaveBootstrap: the SSM document that brings an enclave up on its host, and the association that runs it and fails the deployment when the enclave does not come up."""
+"""EnclaveBootstrap: the SSM documents that bring an enclave up on its parents and operate it, and the association that fails the deployment when the enclave does not come up."""
 
 from __future__ import annotations
 
@@ -7,20 +7,25 @@ import os
 from pathlib import Path
 from typing import Any
 
-from aws_cdk import Duration, Stack
+import jsii
+from aws_cdk import Acknowledgment, Duration, IStableAnyProducer, Lazy, Names, Stack, Validations
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_s3_assets as s3_assets
 from aws_cdk import aws_ssm as ssm
 from constructs import Construct
 
 from nitrokit.cdk.enclave_image import EnclaveImage
-from nitrokit.cdk.parent import EnclaveParent
+from nitrokit.cdk.parent import EnclaveParent, EnclaveSlots
 from nitrokit.host.bundle import build_agent
 from nitrokit.host.renderer import render_document
 from nitrokit.image.fetch import cache_dir
 from nitrokit.image.files import write_atomically
 
 _WAIT = range(15, 172_801)  # seconds (CloudFormation AWS::SSM::Association WaitForSuccessTimeoutSeconds)
+_HEALTHY = range(1, 601)  # seconds, as the agent has it
+_CONTROL_PORT = 5001
 
 
 class EnclaveBootstrap(Construct):
@@ -28,9 +33,14 @@ class EnclaveBootstrap(Construct):
 
     - ``timeout``: how long the deployment waits for a healthy enclave, 15 s to 48 h; default 15 minutes.
     - ``cid``: the enclave's fixed vsock address, so that proxies on the host stay right over restarts; default the parent's next free one, from 16 on.
-    - The parent's role may read the agent's and the image's objects, and nothing else of the bucket.
+    - ``healthy_within``: how long an app may take from its enclave's boot until it is ready, 1 s to 10 minutes; default two minutes. An update that takes longer goes back to the former image.
+    - ``log_group``: for what the app prints (where enclave.toml lets the parent read it), what the agent did, and metrics; default one of its own, kept for a year.
+    - ``output_bucket``: also gets what the documents print; default none.
+    - ``diagnostics_bucket``: the runbook may put diagnostic archives there; default none: they stay on the parent.
+    - The parent's role may read the agent's and the image's objects and nothing else of their bucket, write to the log group, and put its state into parameters below ``parameter``.
 
-    Raises ValueError for a ``timeout`` out of range, a fifth enclave, and a name, ``cid`` or vsock port that is taken on this parent.
+    ``document`` brings the enclave up; ``attest_document`` gives attestation documents, ``status_document`` the configuration; ``operate_document`` and ``runbook`` (Automation) are for
+    day two: replace the image, drain, resume, rotate, diagnose. Raises ValueError for a value out of range, a fifth enclave, and a name, ``cid`` or vsock port that is taken on this parent.
     """
 
     def __init__(
@@ -42,41 +52,86 @@ class EnclaveBootstrap(Construct):
         image: EnclaveImage,
         timeout: Duration | None = None,
         cid: int | None = None,
+        healthy_within: Duration | None = None,
+        log_group: logs.ILogGroup | None = None,
+        output_bucket: s3.IBucket | None = None,
+        diagnostics_bucket: s3.IBucket | None = None,
     ) -> None:
         super().__init__(scope, id)
-        wait = (timeout or Duration.minutes(15)).to_seconds()
-        if wait not in _WAIT:
-            raise ValueError(f"timeout {wait} s is out of range; expected {_WAIT.start} to {_WAIT.stop - 1} s")
+        wait = _seconds("timeout", timeout or Duration.minutes(15), _WAIT)
+        self._healthy_within = _seconds("healthy_within", healthy_within or Duration.minutes(2), _HEALTHY)
         self.parent, self.image = parent, image
         self.slot = parent.enclaves.claim(image.name, cpu_count=image.cpu_count, memory_mib=image.memory_mib, egress=image.egress, cid=cid)
+        self.log_group = log_group or logs.LogGroup(self, "Logs", retention=logs.RetentionDays.ONE_YEAR)
+        self.parameter = f"/nitrokit/{Names.unique_resource_name(self, max_length=64, separator='-')}"
         agent = build_agent()
         self._agent = s3_assets.Asset(self, "Agent", path=str(_kept(agent)))
-        objects = self._agent.bucket.arn_for_objects(self._agent.s3_object_key)
-        parent.role.add_to_principal_policy(iam.PolicyStatement(actions=["s3:GetObject"], resources=[objects]))
-        image.grant_read(parent.role)
+        self._parameters = {
+            "Config": self._config(),
+            "AgentUri": self._agent.s3_object_url,
+            "AgentSha256": hashlib.sha256(agent).hexdigest(),
+        }
+        self._grant(diagnostics_bucket)
         self.document = self._make_document("Document", "bootstrap.json.j2")
+        self.attest_document = self._make_document("AttestDocument", "attest.json.j2")
+        self.status_document = self._make_document("StatusDocument", "status.json.j2")
+        self.operate_document = self._make_document("OperateDocument", "operate.json.j2")
+        self.runbook = self._make_runbook()
+        self._associate(wait, output_bucket)
+
+    def _grant(self, diagnostics_bucket: s3.IBucket | None) -> None:
+        role, agent = self.parent.role, self._agent
+        role.add_to_principal_policy(
+            iam.PolicyStatement(actions=["s3:GetObject"], resources=[agent.bucket.arn_for_objects(agent.s3_object_key)])
+        )
+        self.image.grant_read(role)
+        self.log_group.grant_write(role)
+        states = Stack.of(self).format_arn(service="ssm", resource="parameter", resource_name=f"{self.parameter.lstrip('/')}/*")
+        role.add_to_principal_policy(iam.PolicyStatement(actions=["ssm:PutParameter"], resources=[states]))
+        reason = "each instance has a parameter of its own below this path, named by its id"
+        finding = f"AwsSolutions-IAM5[Resource::{_shown(Stack.of(self).resolve(states))}]"
+        Validations.of(self.parent).acknowledge(Acknowledgment(id=finding, reason=reason))
+        if diagnostics_bucket is not None:
+            diagnostics_bucket.grant_put(role)
+
+    def _associate(self, wait: int, output_bucket: s3.IBucket | None) -> None:
+        output = None
+        if output_bucket is not None:
+            output_bucket.grant_put(self.parent.role, f"{self.image.name}/*")
+            location = ssm.CfnAssociation.S3OutputLocationProperty(
+                output_s3_bucket_name=output_bucket.bucket_name, output_s3_key_prefix=self.image.name
+            )
+            output = ssm.CfnAssociation.InstanceAssociationOutputLocationProperty(s3_location=location)
         self.association = ssm.CfnAssociation(
             self,
             "Association",
             name=self.document.ref,
-            targets=parent.association_targets,
-            parameters={
-                "Config": [self._config()],
-                "AgentUri": [self._agent.s3_object_url],
-                "AgentSha256": [hashlib.sha256(agent).hexdigest()],
-            },
+            targets=self.parent.association_targets,
+            parameters={name: [value] for name, value in self._parameters.items()},
+            compliance_severity="HIGH",
+            output_location=output,
             wait_for_success_timeout_seconds=wait,
         )
         # Roles, endpoints and routes first: the agent on the host needs them all.
-        self.association.node.add_dependency(parent)
-        self.attest_document = self._make_document("AttestDocument", "attest.json.j2")
-        self.status_document = self._make_document("StatusDocument", "status.json.j2")
+        self.association.node.add_dependency(self.parent)
 
     def _make_document(self, id: str, template: str) -> ssm.CfnDocument:
         content = render_document(template, name=self.image.name)
         return ssm.CfnDocument(
             self, id, content=content, document_type="Command", update_method="NewVersion", target_type="/AWS::EC2::Instance"
         )
+
+    def _make_runbook(self) -> ssm.CfnDocument:
+        content = render_document(
+            "runbook.json.j2",
+            name=self.image.name,
+            bootstrap=self.document.ref,
+            operate=self.operate_document.ref,
+            config=self._parameters["Config"],
+            agent_uri=self._parameters["AgentUri"],
+            agent_sha256=self._parameters["AgentSha256"],
+        )
+        return ssm.CfnDocument(self, "Runbook", content=content, document_type="Automation", update_method="NewVersion")
 
     def _config(self) -> str:
         """The agent's configuration; the bucket's name is known at deployment only."""
@@ -89,8 +144,39 @@ class EnclaveBootstrap(Construct):
             "memory_mib": image.memory_mib,
             "cid": self.slot.cid,
             "proxies": [{"vsock_port": one.vsock_port, "host": one.host, "port": one.port} for one in image.egress],
+            # Whoever comes later to this parent is in the list too: the pool is reserved once for all.
+            "pool": Lazy.any(_Pool(self.parent.enclaves)),
+            "group": Names.unique_id(self.parent),
+            "control_port": _CONTROL_PORT if image.controlled else None,
+            "healthy_within": self._healthy_within,
+            "log_group": self.log_group.log_group_name,
+            "parameter": self.parameter,
         }
         return Stack.of(self).to_json_string(value)
+
+
+@jsii.implements(IStableAnyProducer)
+class _Pool:
+    """What all enclaves of the parent take, when all are known."""
+
+    def __init__(self, slots: EnclaveSlots) -> None:
+        self._slots = slots
+
+    def produce(self) -> Any:
+        return [{"name": one.name, "cpu_count": one.cpu_count, "memory_mib": one.memory_mib} for one in self._slots]
+
+
+def _shown(arn: Any) -> str:
+    """An ARN as cdk-nag prints it in a finding's id: references in angle brackets."""
+    parts = arn["Fn::Join"][1] if isinstance(arn, dict) else [arn]
+    return "".join(part if isinstance(part, str) else f"<{part['Ref']}>" for part in parts)
+
+
+def _seconds(name: str, duration: Duration, allowed: range) -> int:
+    seconds = int(duration.to_seconds())
+    if seconds not in allowed:
+        raise ValueError(f"{name} {seconds} s is out of range; expected {allowed.start} to {allowed.stop - 1} s")
+    return seconds
 
 
 def _kept(agent: bytes) -> Path:

@@ -53,6 +53,7 @@ class EnclaveImage(Construct):
     - ``name``: of the enclave on its host, unique there.
     - ``measurements``: one set, or a whole lock.
     - ``arch``: "x86_64" or "aarch64", as in enclave.toml. ``cpu_count``, ``memory_mib``: what one enclave of it needs. ``egress``: where it may talk to.
+    - ``controlled``: whether its init is nitrokit's, which tells health and attests on request; default True. Of another one the host knows only that it runs.
     - ``source``: where its host gets it; None: from nowhere (somebody else runs it).
 
     ``reference_values``: the lock, with what retires in a rollover; ``measurements``: its current set.
@@ -70,8 +71,10 @@ class EnclaveImage(Construct):
         memory_mib: int,
         egress: Sequence[Egress] = (),
         source: Source | None = None,
+        controlled: bool = True,
     ) -> None:
         super().__init__(scope, id)
+        self.controlled = controlled
         self.name = name
         self.reference_values = _lock_of(measurements)
         self.arch = arch
@@ -102,7 +105,7 @@ class EnclaveImage(Construct):
                 expected=str(folder / "measurements.json"),
                 do="if the change is meant, run `nitrokit lock --measurements-only` and have the new lock reviewed",
             )
-        return cls._of_eif(
+        image = cls._of_eif(
             scope,
             id,
             built.eif,
@@ -113,6 +116,8 @@ class EnclaveImage(Construct):
             memory_mib=manifest.memory_mib,
             egress=manifest.egress,
         )
+        image.controlled = manifest.init == "nitrokit"
+        return image
 
     @classmethod
     def from_eif(
@@ -202,6 +207,7 @@ class EnclaveImage(Construct):
             memory_mib=enclave_memory(0, memory_mib),
             egress=egress,
             source=image,
+            controlled=False,
         )
 
     @classmethod

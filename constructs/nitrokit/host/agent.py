@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 import os
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional
 
 from nitrokit._version import __version__
-from nitrokit.core.nonces import enclave_nonce
 from nitrokit.errors import NitrokitError
 from nitrokit.host import config as configuration
-from nitrokit.host import enclave, pool, steps
-from nitrokit.host.commands import nitro_cli
+from nitrokit.host import health, images, launch, logs, packages, pool, publish, requests, rollout, supervise
+from nitrokit.host.config import AgentError, Config
+from nitrokit.host.diagnose import diagnose
+from nitrokit.host.files import write_atomically
 from nitrokit.host.locking import exclusive
+from nitrokit.host.status import status
 
-_APP_LISTENS_WITHIN = 60.0
 _UP_WITHIN = 120.0
+_CHANGES: Dict[str, Callable[[Config], Dict[str, Any]]] = {
+    "allocate": pool.allocate,
+    "image": images.image,
+    "run": rollout.run_enclave,
+    "resume": rollout.resume,
+    "rotate": rollout.rotate,
+}
+_STEPS = ("install", "image", "verify", "allocate", "run", "health")
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -29,7 +37,12 @@ def main(arguments: Optional[List[str]] = None) -> int:
         result = _dispatch(options)
     except NitrokitError as error:
         print(f"nitrokit-agent {options.command}: {error}", file=sys.stderr)
+        _tell(options, error)
         return error.exit_code
+    except OSError as error:
+        told = AgentError("file", "the parent's disk or file system failed", got=error, do="look at `df` and `dmesg`; run the step again")
+        print(f"nitrokit-agent {options.command}: {told}", file=sys.stderr)
+        return told.exit_code
     except Exception as error:  # whoever reads this is an operator, not a developer
         print(f"nitrokit-agent {options.command}: {type(error).__name__}: {error} [agent/internal]", file=sys.stderr)
         return 3
@@ -41,7 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="nitrokit-agent", description="Runs enclaves on this parent instance.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("install", "allocate", "image", "verify", "run", "health", "wait", "attest", "logs", "ask", "terminate"):
+    commands.add_parser("status")
+    commands.add_parser("diagnose").add_argument("--upload", default="", help="an S3 folder: s3://bucket/prefix")
+    for name in (*_STEPS, "serve", "follow", "wait", "attest", "logs", "ask", "drain", "resume", "rotate", "terminate"):
         command = commands.add_parser(name)
         command.add_argument("--enclave", required=True)
         if name == "verify":
@@ -60,32 +75,54 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _dispatch(options: argparse.Namespace) -> Dict[str, Any]:
+    if options.command == "status":
+        return status()
+    if options.command == "diagnose":
+        return diagnose(options.upload)
     name = configuration.check_name(options.enclave)
+    if options.command in ("install", "drain", "terminate", "verify", *_CHANGES):
+        with exclusive():
+            return _change(name, options)
+    return _look(name, options)
+
+
+def _look(name: str, options: argparse.Namespace) -> Dict[str, Any]:
+    """The commands that change nothing, and the two that run as units."""
     if options.command == "wait":
-        return enclave.wait_until_up(name, _UP_WITHIN)
+        return health.wait_until_any_up(name, _UP_WITHIN)
     if options.command == "attest":
-        return _attest(name, options)
+        return requests.attest(name, options.nonce, options.nonce_for)
     if options.command == "logs":
-        return enclave.logs(name, options.since)
+        return logs.read(name, options.since)
     if options.command == "ask":
-        return _ask(name, options)
-    if options.command == "health":
-        return steps.health(configuration.load(name))
-    with exclusive():
-        return _change(name, options)
+        return requests.ask_app(name, options.port, sys.stdin.read(), with_credentials=options.with_credentials)
+    if options.command == "serve":
+        supervise.serve(name)
+    config = configuration.load(name)
+    return logs.follow(config) if options.command == "follow" else rollout.check(config)
 
 
 def _change(name: str, options: argparse.Namespace) -> Dict[str, Any]:
     """The commands that change the parent, under its lock."""
     if options.command == "install":
-        return steps.install(name, _config_variable())
+        return _install(name, _config_variable())
     if options.command == "terminate":
-        return {"ended": nitro_cli(["terminate-enclave", "--enclave-name", name], "ending the enclave")}
+        return {"ended": launch.end(name)}
+    if options.command == "drain":
+        return rollout.drain(name)
     config = configuration.load(name)
     if options.command == "verify":
-        return steps.verify(config, options.eif)
-    step = {"allocate": pool.allocate, "image": steps.image, "run": steps.run_enclave}[options.command]
-    return step(config)
+        return images.verify(config, options.eif or config.eif)
+    return _CHANGES[options.command](config)
+
+
+def _install(name: str, text: str) -> Dict[str, Any]:
+    config = configuration.parse(text)
+    if config.name != name:
+        raise AgentError("config", "the configuration is another enclave's", got=config.name, expected=name, do="deploy again")
+    versions = packages.install(config)
+    write_atomically(configuration.path(name), text)
+    return {"enclave": name, **versions}
 
 
 def _config_variable() -> str:
@@ -93,7 +130,7 @@ def _config_variable() -> str:
     try:
         return os.environ["SSM_Config"]
     except KeyError as error:
-        raise configuration.AgentError(
+        raise AgentError(
             "old-ssm-agent",
             "the configuration did not arrive",
             expected="SSM_Config in the environment",
@@ -101,44 +138,15 @@ def _config_variable() -> str:
         ) from error
 
 
-def _attest(name: str, options: argparse.Namespace) -> Dict[str, Any]:
-    nonce = options.nonce
-    if options.nonce_for == "instance":
-        nonce = base64.b64encode(enclave_nonce(*_nonce_base(nonce), name)).decode()
-    found = enclave.find(name)
-    answer = enclave.ask(found["EnclaveCID"], enclave.CONTROL_PORT, {"op": "attest", "nonce": nonce})
-    return {**answer, "enclave_id": found["EnclaveID"]}
-
-
-def _nonce_base(text: str) -> Tuple[bytes, str]:
-    """The base that a whole fleet was given, and who we are among it."""
+def _tell(options: argparse.Namespace, error: NitrokitError) -> None:
+    """A step that failed is seen from outside, too. Never raises."""
+    if options.command not in _STEPS:
+        return
     try:
-        return base64.b64decode(text, validate=True), os.environ["AWS_SSM_INSTANCE_ID"]
-    except ValueError as error:
-        raise configuration.AgentError("nonce", "the nonce is not base64", got=text[:80], expected="base64 of 16 to 64 bytes") from error
-    except KeyError as error:
-        raise configuration.AgentError(
-            "no-instance-id",
-            "the instance's id is not known",
-            expected="AWS_SSM_INSTANCE_ID in the environment",
-            do="run it by Run Command",
-        ) from error
-
-
-def _ask(name: str, options: argparse.Namespace) -> Dict[str, Any]:
-    try:
-        request = json.loads(sys.stdin.read())
-    except ValueError as error:
-        raise configuration.AgentError(
-            "request", "the request on stdin is not JSON", got=str(error), do="pipe a JSON object into it"
-        ) from error
-    if not isinstance(request, dict):
-        raise configuration.AgentError("request", "the request on stdin is not an object", got=type(request).__name__)
-    if options.with_credentials:
-        from nitrokit.host import imds  # an HTTP client: the other commands start without it
-
-        request["credentials"] = imds.role_credentials()
-    return enclave.ask(enclave.find(name)["EnclaveCID"], options.port, request, listening_within=_APP_LISTENS_WITHIN)
+        config = configuration.load(options.enclave)
+    except NitrokitError:
+        return  # nothing is known of where to tell it
+    publish.state(config, {"status": "failed", "step": options.command, "reason": str(error)})
 
 
 if __name__ == "__main__":

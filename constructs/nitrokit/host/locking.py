@@ -1,27 +1,33 @@
-"""One agent at a time changes this parent."""
+"""Locks of this parent. The kernel releases them with their holder, however that ends."""
 
 from __future__ import annotations
 
 import fcntl
 import time
 from contextlib import contextmanager
-from typing import Iterator
+from typing import ContextManager, Iterator
 
 from nitrokit.host.config import STATE, AgentError
 
-_LOCK = STATE / "agent.lock"
-_WAIT = 540.0
+_WAIT = 1500.0
+
+
+def exclusive(wait: float = _WAIT) -> ContextManager[None]:
+    """One agent at a time changes this parent: two downloads would write one file, two allocations one pool. Raises AgentError when another does not end within ``wait`` seconds."""
+    return _hold("agent", wait)
+
+
+def launching(wait: float = _WAIT) -> ContextManager[None]:
+    """One launch at a time: two at once fail both, since each binds the parent's port 9000 (aws-nitro-enclaves-cli issue 516). Raises AgentError."""
+    return _hold("launch", wait)
 
 
 @contextmanager
-def exclusive(wait: float = _WAIT) -> Iterator[None]:
-    """Hold the host's lock. The kernel releases it with the process, however that ends. Raises AgentError when another agent does not end within ``wait`` seconds.
-
-    Two launches at once fail both, since each binds the parent's port 9000 (aws-nitro-enclaves-cli issue 516); two downloads would write one file.
-    """
+def _hold(name: str, wait: float) -> Iterator[None]:
+    path = STATE / f"{name}.lock"
     deadline = time.monotonic() + wait
-    _LOCK.parent.mkdir(parents=True, exist_ok=True)
-    with _LOCK.open("a") as lock:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as lock:
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -31,8 +37,8 @@ def exclusive(wait: float = _WAIT) -> Iterator[None]:
                     raise AgentError(
                         "locked",
                         f"another agent has been at work on this host for {wait:.0f} s",
-                        got=str(_LOCK),
-                        do=f"wait for its end; `fuser {_LOCK}` names it",
+                        got=str(path),
+                        do=f"wait for its end; `fuser {path}` names it",
                     ) from error
             time.sleep(0.1)
         yield

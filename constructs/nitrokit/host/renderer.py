@@ -13,6 +13,7 @@ from nitrokit.errors import UsageError
 MAX_DOCUMENT = 64 * 1024
 """Bytes (Systems Manager User Guide "Systems Manager documents", limits)."""
 
+_AGENT = "/opt/nitrokit/python3 /opt/nitrokit/agent.pyz"
 # The S3 gateway endpoint leads to the instance's own region alone; the CLI asks us-east-1 when nobody names one.
 _REGION = 'export AWS_DEFAULT_REGION="${AWS_REGION:-${AWS_SSM_REGION_NAME:?not run by the SSM Agent}}"'
 
@@ -35,7 +36,7 @@ def render_document(template: str, **values: Any) -> dict[str, Any]:
     Every step says ``onFailure: exit``: without it the SSM Agent goes on with the next step after one that failed
     (amazon-ssm-agent:agent/framework/runpluginutil/runpluginutil.go).
     """
-    text = _environment().get_template(template).render(region=_REGION, **values)
+    text = _environment().get_template(template).render(region=_REGION, agent=_AGENT, **values)
     if len(text.encode()) > MAX_DOCUMENT:
         raise UsageError(
             "document-size", "the SSM document is too large", got=f"{len(text.encode())} bytes", expected=f"at most {MAX_DOCUMENT}"

@@ -131,16 +131,12 @@ class Story:
         self.report.expect("attestation Lambda", "checks the changed enclave", expected=expected, got=got, detail=_differing(verdict))
 
     def _debug(self) -> None:
-        self._launch(self._good_path, debug=True)
+        self._launch(f"/var/lib/nitrokit/{self.images.name}/images/*.eif", debug=True)
         self._attempt("debug-mode enclave", "Decrypt with its attestation document (PCR0–2 are zero)", expected="denied")
 
     @property
     def _host_path(self) -> str:
         return f"/var/lib/nitrokit/{self.images.name}/tampered.eif"
-
-    @property
-    def _good_path(self) -> str:
-        return f"/var/lib/nitrokit/{self.images.name}/image.eif"
 
     def _upload(self, eif: Path) -> None:
         """Somebody with power over the parent puts another image there."""
@@ -156,6 +152,8 @@ class Story:
         flags = " --debug-mode" if debug else ""
         ran = self.parent.run(
             "set -e\n"
+            # The unit would start the right enclave again; root on the parent can stop it, of course.
+            f"systemctl stop nitrokit-enclave-{self.images.name}\n"
             "nitro-cli terminate-enclave --all\n"
             f"nitro-cli run-enclave --eif-path {path} --cpu-count 2 --memory {size} --enclave-cid {self._cid} --enclave-name {self.images.name}{flags}\n"
             f"python3 {AGENT} wait --enclave {shlex.quote(self.images.name)}"

@@ -83,6 +83,8 @@ class Hypervisor:
         self.parameters = folder / "parameters"
         self.parameters.mkdir()
         (self.parameters / "ne_cpus").write_text("\n")
+        self.huge_pages = folder / "hugepages"
+        self._reserve(0)
         self._instance_id = instance_id
         self._role_arn = role_arn
         self._pki = pki
@@ -105,6 +107,14 @@ class Hypervisor:
             self._pool_cpus = list(range(2, 2 + cpu_count))
             self._pool_memory_mib = -(-memory_mib // 2) * 2
             (self.parameters / "ne_cpus").write_text(",".join(map(str, self._pool_cpus)) + "\n")
+            self._reserve(self._pool_memory_mib)
+
+    def _reserve(self, memory_mib: int) -> None:
+        """Huge pages, the largest first, as the driver's host shows them below /sys/kernel/mm/hugepages."""
+        for kib, count in ((1 << 20, memory_mib // 1024), (2048, memory_mib % 1024 // 2)):
+            path = self.huge_pages / f"hugepages-{kib}kB" / "nr_hugepages"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{count}\n")
 
     def run(self, data_file: Any, *, cpu_count: int, memory_mib: int, cid: int | None, name: str, debug: bool) -> dict[str, Any]:
         """Launch the EIF in the open file ``data_file``, wait for its heartbeat and return run-enclave's JSON."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -17,9 +18,9 @@ from nitrokit.emulation.nitro.control import SOCKET_VARIABLE, ControlServer, Ope
 from nitrokit.emulation.nitro.hypervisor import Hypervisor
 from nitrokit.emulation.nitro.pki import EmulatedPki
 from nitrokit.emulation.nitro.runners import Runner
-from nitrokit.emulation.nitro.services import Services
+from nitrokit.emulation.nitro.services import NOTIFY_FOLDER, Services
 
-_COMMANDS = ("nitro-cli", "systemctl", "dnf")
+_COMMANDS = ("nitro-cli", "systemctl", "journalctl", "dnf")
 _ETC = (
     "passwd",
     "group",
@@ -57,7 +58,7 @@ class EmulatedInstance:
         if bwrap is None:
             raise EmulationError("no-bwrap", "bubblewrap is not installed", expected="bwrap on PATH", do="apt-get install bubblewrap")
         self._bwrap = bwrap
-        for part in ("hw", "opt", "var/lib", "var/log", "tmp", "etc/nitro_enclaves", "etc/nitrokit", "etc/systemd/system", "bin"):
+        for part in ("hw", "hw/units", "opt", "var/lib", "var/log", "tmp", "etc/nitro_enclaves", "etc/nitrokit", "etc/systemd/system", "bin"):
             (folder / part).mkdir(parents=True, exist_ok=True)
         self.hypervisor = Hypervisor(
             folder / "hw",
@@ -68,12 +69,12 @@ class EmulatedInstance:
             runner=runner,
             now=now,
         )
-        self._services = Services(folder / "etc", self.hypervisor, description.routes)
+        self._services = Services(folder / "etc", self.hypervisor, description.routes, self._spawn, folder / "hw" / "units")
         self._control = ControlServer(folder / "hw" / "control", self._operations())
         self._write_commands()
 
     def _operations(self) -> dict[str, Operation]:
-        hypervisor, services = self.hypervisor, self._services
+        hypervisor = self.hypervisor
         if not self._description.enclave_enabled:
             from nitrokit.emulation.nitro.hypervisor import NitroError
 
@@ -86,7 +87,7 @@ class EmulatedInstance:
                 "run-enclave": refuse,
                 "describe-enclaves": lambda request, file: [],
                 "systemctl": refuse,
-                "dnf": lambda request, file: services.dnf(request["arguments"]),
+                **{name: operation for name, operation in self._host_operations().items() if name != "systemctl"},
             }
         return {
             "run-enclave": lambda request, descriptor: hypervisor.run(
@@ -97,7 +98,14 @@ class EmulatedInstance:
                 enclave_id=request["enclave_id"], name=request["name"], everything=request["all"]
             ),
             "console": lambda request, _: hypervisor.console(request["enclave_id"]),
+            **self._host_operations(),
+        }
+
+    def _host_operations(self) -> dict[str, Operation]:
+        services = self._services
+        return {
             "systemctl": lambda request, _: services.systemctl(request["arguments"]),
+            "journalctl": lambda request, _: services.journalctl(request["arguments"]),
             "dnf": lambda request, _: services.dnf(request["arguments"]),
         }
 
@@ -138,6 +146,22 @@ class EmulatedInstance:
                 124, stdout.decode(errors="replace"), stderr.decode(errors="replace") + f"\ntimed out after {timeout:.0f} s"
             )
         return ScriptResult(process.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
+
+    def _spawn(self, command: list[str], environment: Mapping[str, str], output: int) -> tuple[subprocess.Popen[bytes], int]:
+        """A unit's program as the first process of its sandbox: signals must reach it, not the sandbox."""
+        told, tell = os.pipe()
+        with os.fdopen(told) as answer:
+            process = subprocess.Popen(
+                [*self._sandbox(), "--as-pid-1", "--info-fd", str(tell), *command],
+                env=self._environment(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                pass_fds=(tell,),
+            )
+            os.close(tell)
+            return process, int(json.loads(answer.read())["child-pid"])
 
     def _environment(self, environment: Mapping[str, str]) -> dict[str, str]:
         shims = Path(__file__).parent / "shims"
@@ -193,7 +217,7 @@ class EmulatedInstance:
                 command += ["--ro-bind", f"/etc/{name}", f"/etc/{name}"]
         binds = {
             "etc/nitro_enclaves": "/etc/nitro_enclaves", "etc/nitrokit": "/etc/nitrokit", "etc/systemd/system": "/etc/systemd/system", "opt": "/opt", "var/lib": "/var/lib", "var/log": "/var/log",
-            "tmp": "/tmp", "hw/vsock": f"{_HARDWARE}/vsock", "hw/control": f"{_HARDWARE}/control",
+            "tmp": "/tmp", "hw/vsock": f"{_HARDWARE}/vsock", "hw/control": f"{_HARDWARE}/control", "hw/units": NOTIFY_FOLDER,
         }  # fmt: skip
         for inside, outside in binds.items():
             command += ["--bind", str(folder / inside), outside]
@@ -204,6 +228,9 @@ class EmulatedInstance:
             "--ro-bind",
             str(folder / "hw" / "parameters"),
             "/sys/module/nitro_enclaves/parameters",
+            "--ro-bind",
+            str(folder / "hw" / "hugepages"),
+            "/sys/kernel/mm/hugepages",
         ]
         # The programs behind the work-alikes, wherever they are installed; a folder hidden by the binds above shows again.
         for path in sorted({sys.prefix, sys.base_prefix, sys.exec_prefix, str(Path(nitrokit.__file__).parents[1])}):
@@ -212,6 +239,6 @@ class EmulatedInstance:
         return [*command, "--chdir", "/"]
 
     def close(self) -> None:
-        self._control.close()
         self._services.close()
+        self._control.close()
         self.hypervisor.close()

@@ -1,4 +1,4 @@
-"""The parent's services as far as enclaves need them: systemctl for the allocator and for vsock-proxy units, dnf for nitro-cli's packages."""
+"""The parent's services as far as enclaves need them: systemctl for the allocator, for vsock-proxy units and for the agent's own, dnf for nitro-cli's packages."""
 
 from __future__ import annotations
 
@@ -6,54 +6,89 @@ import re
 import shlex
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from nitrokit.emulation.nitro.hypervisor import Hypervisor, NitroError
 from nitrokit.emulation.nitro.listeners import UnixListener
+from nitrokit.emulation.nitro.units import ProgramUnit, Spawn, UnitError, parse_unit
 from nitrokit.runtime.streams import Relay
 
 ALLOCATOR = "nitro-enclaves-allocator"
 _NITRO_PACKAGES = ("aws-nitro-enclaves-cli", "aws-nitro-enclaves-cli-devel")
+_PROXY = "/usr/bin/vsock-proxy"
+NOTIFY_FOLDER = "/run/nitrokit-hardware/units"
+"""Where a program on the parent finds its unit's socket."""
 
 
 class Services:
-    """systemctl and dnf of one parent. ``etc``: its /etc; ``routes``: where "host:port" leads in the emulated AWS."""
+    """systemctl, journalctl and dnf of one parent. ``etc``: its /etc; ``routes``: where "host:port" leads in the emulated AWS; ``spawn``: runs a program on the parent;
+    ``folder``: for its sockets and output.
+    """
 
-    def __init__(self, etc: Path, hypervisor: Hypervisor, routes: Mapping[str, tuple[str, int]]) -> None:
+    def __init__(self, etc: Path, hypervisor: Hypervisor, routes: Mapping[str, tuple[str, int]], spawn: Spawn, folder: Path) -> None:
         self._etc = etc
         self._hypervisor = hypervisor
         self._routes = routes
+        self._spawn = spawn
+        self._folder = folder
         self._relay = Relay()
         self._proxies: dict[str, UnixListener] = {}
-        self._active: set[str] = set()
+        self._programs: dict[str, ProgramUnit] = {}
+        self._enabled: set[str] = set()
+        self._allocated = False
+        self._lock = threading.RLock()
 
     def systemctl(self, arguments: list[str]) -> dict[str, Any]:
         """Run a systemctl command line; {"exit", "stdout", "stderr"} as systemctl would."""
         words = [word for word in arguments if not word.startswith("-")]
         verb, units = (words[0], [word.removesuffix(".service") for word in words[1:]]) if words else ("", [])
-        now = "--now" in arguments
+        action = self._verbs().get(verb)
+        if action is None:
+            return {"exit": 1, "stdout": "", "stderr": f"Unknown command verb {verb!r}.\n"}
         try:
-            match verb:
-                case "daemon-reload":
-                    return _done()
-                case "enable" if not now:
-                    return _done()
-                case "start" | "restart" | "enable":
-                    for unit in units:
-                        self._start(unit)
-                    return _done()
-                case "stop" | "disable":
-                    for unit in units:
-                        self._stop(unit)
-                    return _done()
-                case "is-active":
-                    active = all(unit in self._active for unit in units)
-                    return {"exit": 0 if active else 3, "stdout": "active\n" if active else "inactive\n", "stderr": ""}
-        except NitroError as error:
-            return {"exit": 1, "stdout": "", "stderr": f"Job for {units} failed: {error}\n"}
-        return {"exit": 1, "stdout": "", "stderr": f"Unknown command verb {verb!r}.\n"}
+            return action(units, arguments)
+        except (NitroError, UnitError) as error:
+            return {"exit": 1, "stdout": "", "stderr": f"Job for {', '.join(units)} failed: {error}\n"}
+
+    def _verbs(self) -> dict[str, Callable[[list[str], list[str]], dict[str, Any]]]:
+        return {
+            "daemon-reload": lambda units, options: _done(),
+            "enable": self._enable,
+            "disable": self._disable,
+            "start": self._start,
+            "restart": lambda units, options: self._stop(units) and self._start(units, options),
+            "stop": lambda units, options: self._stop(units),
+            "reload": self._reload,
+            "is-active": lambda units, options: _asked(all(map(self._is_active, units)), "active"),
+            "is-enabled": lambda units, options: _asked(all(unit in self._enabled for unit in units), "enabled"),
+            "status": lambda units, options: _done("".join(f"{unit}: active\n" for unit in sorted(self._programs))),
+        }
+
+    def _enable(self, units: list[str], options: list[str]) -> dict[str, Any]:
+        self._enabled |= set(units)
+        return self._start(units, options) if "--now" in options else _done()
+
+    def _disable(self, units: list[str], options: list[str]) -> dict[str, Any]:
+        self._enabled -= set(units)
+        return self._stop(units) if "--now" in options else _done()
+
+    def _reload(self, units: list[str], options: list[str]) -> dict[str, Any]:
+        for unit in units:
+            if unit not in self._programs:
+                raise UnitError(f"{unit}.service is not active, cannot reload.")
+            self._programs[unit].reload()
+        return _done()
+
+    def _is_active(self, unit: str) -> bool:
+        program = self._programs.get(unit)
+        return program.active if program else unit in self._proxies or (unit == ALLOCATOR and self._allocated)
+
+    def journalctl(self, arguments: list[str]) -> dict[str, Any]:
+        """What units printed, one after the other; --lines and the like change nothing."""
+        journals = sorted(self._folder.glob("*.journal"))
+        return _done("".join(path.read_text(errors="replace") for path in journals))
 
     def dnf(self, arguments: list[str]) -> dict[str, Any]:
         """Installing nitro-cli's packages finds them there; others are not known."""
@@ -61,29 +96,51 @@ class Services:
         unknown = [package for package in packages if package not in _NITRO_PACKAGES]
         if unknown:
             return {"exit": 1, "stdout": "", "stderr": f"Error: Unable to find a match: {' '.join(unknown)}\n"}
-        return {"exit": 0, "stdout": "Package is already installed.\nComplete!\n", "stderr": ""}
+        return _done("Package is already installed.\nComplete!\n")
 
-    def _start(self, unit: str) -> None:
-        if unit == ALLOCATOR:
-            values = parse_allocator((self._etc / "nitro_enclaves" / "allocator.yaml").read_text())
-            self._hypervisor.allocate(cpu_count=values["cpu_count"], memory_mib=values["memory_mib"])
-        else:
-            self._stop(unit)
-            self._proxies[unit] = self._proxy(unit)
-        self._active.add(unit)
+    def _start(self, units: list[str], options: list[str]) -> dict[str, Any]:
+        for unit in units:
+            if unit == ALLOCATOR:
+                values = parse_allocator((self._etc / "nitro_enclaves" / "allocator.yaml").read_text())
+                self._hypervisor.allocate(cpu_count=values["cpu_count"], memory_mib=values["memory_mib"])
+                self._allocated = True
+            elif not self._is_active(unit):
+                self._start_program(unit, wait="--no-block" not in options)
+        return _done()
 
-    def _stop(self, unit: str) -> None:
-        self._active.discard(unit)
-        if proxy := self._proxies.pop(unit, None):
-            proxy.close()
-
-    def _proxy(self, unit: str) -> UnixListener:
-        """A vsock-proxy unit: its command line, its allowlist, its destination."""
+    def _start_program(self, unit: str, *, wait: bool) -> None:
         path = self._etc / "systemd" / "system" / f"{unit}.service"
         if not path.is_file():
-            raise NitroError("E00", f"Unit {unit}.service not found")
-        found = re.search(r"^ExecStart=(.*)$", path.read_text(), re.MULTILINE)
-        port, host, remote_port, config = parse_proxy_command(shlex.split(found.group(1)) if found else [])
+            raise UnitError(f"Unit {unit}.service not found.")
+        command = parse_unit(path.read_text()).get("ExecStart", [""])[-1]
+        if command.startswith(_PROXY):
+            self._proxies[unit] = self._proxy(shlex.split(command))
+            return
+        with self._lock:
+            self._stop([unit])
+            notify = self._folder / f"{unit}.notify"
+            program = ProgramUnit(
+                unit, path.read_text(), self._spawn, notify, f"{NOTIFY_FOLDER}/{notify.name}", self._folder / f"{unit}.journal"
+            )
+            self._programs[unit] = program
+        for wanted in (word.removesuffix(".service") for word in program.words("Wants")):
+            if (self._etc / "systemd" / "system" / f"{wanted}.service").is_file() and not self._is_active(wanted):
+                self._start_program(wanted, wait=False)
+        program.start(wait=wait)
+
+    def _stop(self, units: list[str]) -> dict[str, Any]:
+        for unit in units:
+            parts = [name for name, one in list(self._programs.items()) if f"{unit}.service" in one.words("PartOf")]
+            for name in (unit, *parts):
+                if program := self._programs.pop(name, None):
+                    program.stop()
+                if proxy := self._proxies.pop(name, None):
+                    proxy.close()
+        return _done()
+
+    def _proxy(self, command: list[str]) -> UnixListener:
+        """A vsock-proxy unit: its command line, its allowlist, its destination."""
+        port, host, remote_port, config = parse_proxy_command(command)
         allowed = parse_allowlist((self._etc / config.removeprefix("/etc/")).read_text())
         if (host, remote_port) not in allowed:
             raise NitroError("E00", f"vsock-proxy: {host}:{remote_port} is not in the allowlist {config}")
@@ -96,12 +153,18 @@ class Services:
         )
 
     def close(self) -> None:
+        for program in self._programs.values():
+            program.kill()
         for proxy in self._proxies.values():
             proxy.close()
 
 
-def _done() -> dict[str, Any]:
-    return {"exit": 0, "stdout": "", "stderr": ""}
+def _done(stdout: str = "") -> dict[str, Any]:
+    return {"exit": 0, "stdout": stdout, "stderr": ""}
+
+
+def _asked(yes: bool, word: str) -> dict[str, Any]:
+    return {"exit": 0 if yes else 3, "stdout": f"{word if yes else 'not ' + word}\n", "stderr": ""}
 
 
 def _forward(inner: socket.socket, route: tuple[str, int], relay: Relay) -> None:

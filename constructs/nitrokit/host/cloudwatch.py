@@ -1,0 +1,77 @@
+"""Lines to a CloudWatch log group, by the aws command: an app's output, what the agent did, and metrics in the embedded metric format."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Any, Dict, List
+
+from nitrokit.host.commands import run
+from nitrokit.host.config import AgentError, Config
+
+_TIMEOUT = 20.0
+# PutLogEvents takes 10,000 events and 1,048,576 bytes a call, 26 bytes of which each event costs (CloudWatch Logs API Reference).
+_MAX_EVENTS, _MAX_BYTES, _EVENT_COST, _MAX_LINE = 2000, 900_000, 26, 200_000
+NAMESPACE = "Nitrokit"
+
+
+class Stream:
+    """One stream of the configuration's log group: ``<instance>/<enclave>/<kind>``. Without a group everything is dropped."""
+
+    def __init__(self, config: Config, kind: str) -> None:
+        self._group = config.log_group
+        self._name = f"{os.environ.get('AWS_SSM_INSTANCE_ID', 'unknown')}/{config.name}/{kind}"
+        self._made = False
+
+    def put(self, lines: List[str]) -> None:
+        """Send lines, in as many calls as they need. Raises AgentError."""
+        if not self._group:
+            return
+        events: List[Dict[str, Any]] = []
+        size = 0
+        for line in lines:
+            line = line[:_MAX_LINE] or " "
+            cost = len(line.encode()) + _EVENT_COST
+            if events and (size + cost > _MAX_BYTES or len(events) == _MAX_EVENTS):
+                self._send(events)
+                events, size = [], 0
+            events.append({"timestamp": int(time.time() * 1000), "message": line})
+            size += cost
+        if events:
+            self._send(events)
+
+    def _send(self, events: List[Dict[str, Any]]) -> None:
+        where = ["--log-group-name", self._group, "--log-stream-name", self._name]
+        if not self._made:
+            try:
+                run(["aws", "logs", "create-log-stream", *where], "making the log stream", "publish", timeout=_TIMEOUT)
+            except AgentError as error:
+                if "ResourceAlreadyExistsException" not in str(error.got):
+                    raise
+            self._made = True
+        request = json.dumps({"logGroupName": self._group, "logStreamName": self._name, "logEvents": events})
+        # By stdin: a command line holds 128 KiB, and everybody on the host may read it.
+        run(
+            ["aws", "logs", "put-log-events", "--cli-input-json", "file:///dev/stdin"],
+            "sending log lines",
+            "publish",
+            timeout=_TIMEOUT,
+            stdin=request,
+        )
+
+
+def metric(config: Config, values: Dict[str, float]) -> str:
+    """A line in the embedded metric format, for the dimensions Enclave, and Enclave with InstanceId (CloudWatch User Guide "Embedded metric format")."""
+    directive = {
+        "Namespace": NAMESPACE,
+        "Dimensions": [["Enclave"], ["Enclave", "InstanceId"]],
+        "Metrics": [{"Name": name, "Unit": "Count"} for name in values],
+    }
+    instance = os.environ.get("AWS_SSM_INSTANCE_ID", "unknown")
+    head = {
+        "_aws": {"Timestamp": int(time.time() * 1000), "CloudWatchMetrics": [directive]},
+        "Enclave": config.name,
+        "InstanceId": instance,
+    }
+    return json.dumps({**head, **values})

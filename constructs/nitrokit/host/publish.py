@@ -1,0 +1,97 @@
+"""What others see of an enclave: metrics, compliance, and its state in a parameter. What cannot be published is said, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import Any, Callable, Dict, List, Optional
+
+from nitrokit.host import cloudwatch
+from nitrokit.host.commands import run
+from nitrokit.host.config import AgentError, Config
+
+_TIMEOUT = 20.0
+_METRICS_EVERY, _STATE_EVERY = 60.0, 900.0
+COMPLIANCE_TYPE = "Custom:Enclave"
+
+
+def state(config: Config, told: Dict[str, Any]) -> None:
+    """Put the actual state into the parameter and into compliance. Never raises."""
+    instance = os.environ.get("AWS_SSM_INSTANCE_ID", "")
+    if not (config.parameter and instance):
+        return
+    value = json.dumps({"enclave": config.name, "instance": instance, **told, "at": int(time.time())})[:4000]
+    put = {"Name": f"{config.parameter}/{instance}/{config.name}", "Value": value, "Type": "String", "Overwrite": True}
+    _try("put-parameter", lambda: _ssm("put-parameter", put))
+    _try("put-compliance-items", lambda: _ssm("put-compliance-items", _compliance(config, instance, told)))
+
+
+def _compliance(config: Config, instance: str, told: Dict[str, Any]) -> Dict[str, Any]:
+    """One item an enclave, so that several on a parent do not replace each other's (Systems Manager API Reference PutComplianceItems, UploadType PARTIAL)."""
+    good = told.get("status") == "running"
+    item = {
+        "Id": config.name,
+        "Title": f"Enclave {config.name}",
+        "Severity": "INFORMATIONAL" if good else "CRITICAL",
+        "Status": "COMPLIANT" if good else "NON_COMPLIANT",
+        "Details": {"reason": str(told.get("reason", ""))[:200]} if told.get("reason") else {},
+    }
+    return {
+        "ResourceId": instance,
+        "ResourceType": "ManagedInstance",
+        "ComplianceType": COMPLIANCE_TYPE,
+        "ExecutionSummary": {"ExecutionTime": int(time.time())},
+        "Items": [item],
+        "UploadType": "PARTIAL",
+    }
+
+
+def _ssm(action: str, request: Dict[str, Any]) -> None:
+    run(
+        ["aws", "ssm", action, "--cli-input-json", "file:///dev/stdin"],
+        f"publishing ({action})",
+        "publish",
+        timeout=_TIMEOUT,
+        stdin=json.dumps(request),
+    )
+
+
+def _try(what: str, action: Callable[[], None]) -> None:
+    try:
+        action()
+    except AgentError as error:
+        print(f"not published ({what}): {error}", file=sys.stderr)
+
+
+class Publisher:
+    """Publishes what changed at once, metrics every minute, the state every quarter of an hour."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._stream = cloudwatch.Stream(config, "agent")
+        self._said: Optional[str] = None
+        self._metrics_at = self._state_at = -_STATE_EVERY
+
+    def healthy(self, state: Dict[str, Any]) -> None:
+        """The enclave is up."""
+        values = {"EnclaveHealthy": 1.0, "AppRestarts": float(state.get("restarts", 0))}
+        enclave = state["enclave"]
+        self._say({"status": "running", "enclave_id": enclave["EnclaveID"], "image": self._config.measurements["PCR0"]}, values)
+
+    def unhealthy(self, error: AgentError) -> None:
+        """It is not."""
+        self._say({"status": "unhealthy", "reason": str(error)}, {"EnclaveHealthy": 0.0})
+
+    def _say(self, told: Dict[str, Any], values: Dict[str, float]) -> None:
+        now, key = time.monotonic(), f"{told['status']} {told.get('enclave_id')}"
+        changed = key != self._said
+        self._said = key
+        if changed or now - self._metrics_at >= _METRICS_EVERY:
+            self._metrics_at = now
+            lines: List[str] = [cloudwatch.metric(self._config, values)]
+            _try("metrics", lambda: self._stream.put(lines))
+        if changed or now - self._state_at >= _STATE_EVERY:
+            self._state_at = now
+            state(self._config, told)

@@ -1,0 +1,65 @@
+"""On the fake parent's PYTHONPATH as sitecustomize: AF_VSOCK as unix sockets, and a kill at the moment that /var/fake/crash names ("command number")."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+_real = socket.socket
+
+
+class _Vsock(_real):
+    def __init__(self, family=-1, type=-1, proto=-1, fileno=None):
+        self._vsock = family == socket.AF_VSOCK
+        super().__init__(socket.AF_UNIX if self._vsock else family, type, proto, fileno)
+
+    def connect(self, address):
+        super().connect(f"/run/vsock/{address[0]}_{address[1]}" if self._vsock else address)
+
+
+socket.socket = _Vsock  # type: ignore[misc]
+_CRASH, _EVENTS = "/var/fake/crash", "/var/fake/events"
+_seen = []  # type: list[str]
+
+
+def _event(what):
+    """Before everything that changes the disk, and before and after each program: the moments at which a kill leaves another state behind."""
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    _seen.append(what)
+    if os.path.exists(_EVENTS):
+        with open(_EVENTS, "a") as file:
+            file.write(f"{command} {len(_seen)} {what}\n")
+    try:
+        with open(_CRASH) as file:
+            wanted = file.read().split()
+    except FileNotFoundError:
+        return
+    if wanted == [command, str(len(_seen))]:
+        _unlink(_CRASH)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _before(owner, name, what):
+    function = getattr(owner, name)
+
+    def wrapped(*arguments, **named):
+        _event(f"{what} {arguments[0] if arguments else ''}")
+        return function(*arguments, **named)
+
+    setattr(owner, name, wrapped)
+
+
+_unlink = os.unlink
+if os.path.exists(_EVENTS) or os.path.exists(_CRASH):
+    for _name in ("replace", "unlink", "fsync", "mkdir"):
+        _before(os, _name, _name)
+    _before(subprocess, "run", "before")
+    _run = subprocess.run
+
+    def _ran(*arguments, **named):
+        done = _run(*arguments, **named)
+        _event(f"after {arguments[0]}")
+        return done
+
+    subprocess.run = _ran
