@@ -72,7 +72,7 @@ def test_ramdisk_1_replaces_nothing_that_pcr1_vouches_for(trees):
 @pytest.mark.parametrize(
     ("closure", "modules", "extra"),
     [
-        (CLOSURE, "nitrokit.runtime.init, nitrokit.runtime.kms", {"_version.py", "runtime/client.py"}),
+        (CLOSURE, "nitrokit.runtime.init, nitrokit.runtime.operations, nitrokit.runtime.kms", {"_version.py", "runtime/client.py"}),
         (APP_CLOSURE, "nitrokit.runtime.client, nitrokit.runtime.vsock, nitrokit.runtime.frames", {"_version.py"}),
     ],
 )
