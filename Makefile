@@ -28,6 +28,7 @@ bench: setup
 	python bench/ledger.py
 	python bench/gate.py
 	python bench/image.py
+	python bench/lambdas.py
 	python bench/run.py
 	python bench/runtime.py
 

@@ -69,7 +69,7 @@ class Hosts:
         base = secrets.token_bytes(NONCE_BYTES)
         parameters = {"Nonce": [base64.b64encode(base).decode()], "NonceFor": ["instance"]}
         for output in self.run(fleet.document_name, parameters, instance_ids):
-            yield _answer(output, enclave_nonce(base, output.instance_id, fleet.enclave))
+            yield answer_of(output, enclave_nonce(base, output.instance_id, fleet.enclave))
 
     def run(self, document_name: str, parameters: Mapping[str, list[str]], instance_ids: Sequence[str]) -> Iterator[Output]:
         """What a document printed on every host, in the order in which they end."""
@@ -130,7 +130,7 @@ def _output(instance_id: str, found: dict[str, Any]) -> Output:
     return Output(instance_id, found["StandardOutputContent"])
 
 
-def _answer(output: Output, nonce: bytes) -> Answer:
+def answer_of(output: Output, nonce: bytes) -> Answer:
     """The document in what the host printed; a host may print anything."""
     if output.stdout is None:
         return Answer(output.instance_id, nonce, reason=output.reason)

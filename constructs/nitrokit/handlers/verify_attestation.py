@@ -142,12 +142,12 @@ def _by_url(event: Mapping[str, Any]) -> dict[str, Any]:
             405, {"error": RequestError("method", "no such method", got=method, expected="POST, or GET for the schema").as_dict()}
         )
     try:
-        return _response(200, answer(_body(event), os.environ, datetime.now))
+        return _response(200, answer(body_of(event), os.environ, datetime.now))
     except NitrokitError as error:
         return _response(400, {"error": error.as_dict()})
 
 
-def _body(event: Mapping[str, Any]) -> Any:
+def body_of(event: Mapping[str, Any]) -> Any:
     body = event.get("body") or ""
     try:
         return json.loads(base64.b64decode(body, validate=True) if event.get("isBase64Encoded") else body)
