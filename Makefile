@@ -14,7 +14,7 @@ demo: setup
 	@nitrokit local demo
 
 # The core's own tests must reach every branch of it; coverage slows them, so they run by themselves.
-test: setup tests/iam_simulate/node_modules/.ready
+test: setup tests/iam_simulate/node_modules/.ready tests/checkov/.venv/.ready
 	@python -m pytest tests/unit/core --cov=nitrokit.core --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
 	@python -m pytest --ignore=tests/unit/core
 
@@ -55,6 +55,13 @@ tests/iam_simulate/node_modules/.ready: tests/iam_simulate/package.json tests/ia
 	@npm ci --prefix tests/iam_simulate --no-audit --no-fund --loglevel=error || { echo "could not install the pinned Node packages: is the npm registry reachable?" >&2; exit 3; }
 	@touch $@
 
+# checkov pins what we do not: an environment of its own.
+tests/checkov/.venv/.ready: tests/checkov/requirements.txt
+	@echo "· checkov (tests/checkov) from its own lock"
+	@$(PYTHON) -m venv tests/checkov/.venv
+	@tests/checkov/.venv/bin/python -m pip install --quiet --no-deps --require-hashes -r tests/checkov/requirements.txt || { echo "could not install the pinned Python packages: is the package index reachable?" >&2; exit 3; }
+	@touch $@
+
 # For maintainers: resolve requirements.txt and lambda/requirements.txt anew (needs uv). A Lambda ships what stands there; its runtime brings botocore and what that needs.
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --extra dev --no-emit-package nitrokit -o requirements.txt pyproject.toml
@@ -63,4 +70,4 @@ lock:
 		-o lambda/requirements.txt lambda/requirements.in
 
 clean:
-	rm -rf $(VENV) node_modules tests/iam_simulate/node_modules cdk.out .nitrokit .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	rm -rf $(VENV) node_modules tests/iam_simulate/node_modules tests/checkov/.venv cdk.out .nitrokit .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

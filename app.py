@@ -1,55 +1,51 @@
-"""The reference deployment: one image, its key, one host, its bootstrap, its monitor. Composition only; settings come from context (docs/deploy.md)."""
+"""The reference deployment: one image, its key, its parents, their bootstrap and monitor. Composition only; settings come from context (docs/deploy.md)."""
 
 import sys
-from pathlib import Path
 
 import aws_cdk as cdk
-from aws_cdk import aws_lambda as lambda_
 
+from nitrokit.cdk.alarm_topic import AlarmTopic
+from nitrokit.cdk.app_settings import AppSettings, read_settings
+from nitrokit.cdk.attestation_ledger import AttestationLedger
 from nitrokit.cdk.attestation_monitor import AttestationMonitor
 from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
+from nitrokit.cdk.enclave_dashboard import EnclaveDashboard
+from nitrokit.cdk.enclave_fleet import EnclaveFleet
 from nitrokit.cdk.enclave_host import EnclaveHost
 from nitrokit.cdk.enclave_image import EnclaveImage
 from nitrokit.cdk.enclave_key import EnclaveKey
+from nitrokit.cdk.fleet_admission import FleetAdmission
+from nitrokit.cdk.monitor_function import FunctionOptions
 from nitrokit.cdk.validation.plugin import NitrokitChecks
-from nitrokit.core.attestation import AWS_NITRO_ROOT_G1, TrustAnchor
-from nitrokit.errors import NitrokitError, UsageError
+from nitrokit.errors import NitrokitError
 
 
 class EnclaveStack(cdk.Stack):
-    def __init__(self, scope: cdk.App, id: str) -> None:
+    def __init__(self, scope: cdk.App, id: str, settings: AppSettings) -> None:
         super().__init__(scope, id)
-        owner = self.node.try_get_context("nitrokit:dataOwner")
-        runtime = lambda_.Runtime(self.node.try_get_context("nitrokit:lambdaRuntime") or "python3.13", lambda_.RuntimeFamily.PYTHON)
-        anchor = _trust_anchor(self.node.try_get_context("nitrokit:trustAnchor"))
-
-        image = EnclaveImage.from_directory(self, "Image", self.node.try_get_context("nitrokit:image") or "enclave_images/hello")
-        host = EnclaveHost(self, "Host")
-        key = EnclaveKey(self, "Key", images=[image], host_role=host.role, data_owners=[owner] if owner else [])
-        bootstrap = EnclaveBootstrap(self, "Bootstrap", parent=host, image=image)
-        monitor = AttestationMonitor(self, "Monitor", bootstraps=[bootstrap], trust_anchor=anchor, runtime=runtime)
-
-        cdk.CfnOutput(self, "KeyArn", value=key.key_arn)
-        cdk.CfnOutput(self, "InstanceId", value=host.instance_id)
-        cdk.CfnOutput(self, "HostRoleArn", value=host.role.role_arn)
-        cdk.CfnOutput(self, "BootstrapDocumentName", value=bootstrap.document.ref)
-        cdk.CfnOutput(self, "AttestDocumentName", value=bootstrap.attest_document.ref)
-        cdk.CfnOutput(self, "MonitorFunctionName", value=monitor.function.function_name)
-
-
-def _trust_anchor(path: str | None) -> TrustAnchor:
-    try:
-        return TrustAnchor(Path(path).name, Path(path).read_bytes()) if path else AWS_NITRO_ROOT_G1
-    except OSError as error:
-        raise UsageError(
-            "trust-anchor", "cannot read the trust anchor", got=str(error), do="correct the context nitrokit:trustAnchor"
-        ) from error
+        anchor, runtime = settings.trust_anchor, settings.runtime
+        image = EnclaveImage.from_directory(self, "Image", settings.image)
+        host = None if settings.production else EnclaveHost(self, "Host", images=[image])
+        parent = host or EnclaveFleet(self, "Fleet", images=[image], min_capacity=settings.min_capacity)
+        key = EnclaveKey(self, "Key", images=[image], host_role=parent.role, data_owners=settings.data_owners)
+        bootstrap = EnclaveBootstrap(self, "Bootstrap", parent=parent, image=image)
+        ledger = AttestationLedger(self, "Ledger", options=FunctionOptions(runtime)) if settings.production else None
+        monitor = AttestationMonitor(self, "Monitor", bootstraps=[bootstrap], ledger=ledger, trust_anchor=anchor, runtime=runtime)
+        if isinstance(parent, EnclaveFleet):
+            admission = FleetAdmission(self, "Admission", fleet=parent, bootstraps=[bootstrap], trust_anchor=anchor, runtime=runtime)
+            alarms = [*monitor.alarms, *admission.alarms, parent.capacity_alarm]
+            AlarmTopic(self, "Alarms", email=settings.alarm_email).take(alarms)
+            EnclaveDashboard(self, "Dashboard", monitors=[monitor], bootstraps=[bootstrap], parents=[parent], alarms=alarms)
+        outputs = {"KeyArn": key.key_arn, "HostRoleArn": parent.role.role_arn, "BootstrapDocumentName": bootstrap.document.ref}
+        outputs |= {"AttestDocumentName": bootstrap.attest_document.ref, "MonitorFunctionName": monitor.function.function_name}
+        for name, value in {**outputs, **({"InstanceId": host.instance_id} if host else {})}.items():
+            cdk.CfnOutput(self, name, value=value)
 
 
 def main() -> None:
     app = cdk.App()
     try:
-        EnclaveStack(app, "NitrokitHello")
+        EnclaveStack(app, "NitrokitHello", read_settings(app))
         cdk.Validations.of(app).add_plugins(NitrokitChecks())
     except NitrokitError as error:
         sys.exit(f"error: {error}")

@@ -268,34 +268,3 @@ def test_an_eif_that_is_not_what_the_lock_says_is_not_synthesised(stack, eif, lo
     assert "PCR2" in str(caught.value)
     assert "PCR1" not in str(caught.value)
     assert EnclaveImage.from_eif(stack, "Good", eif, name="hello", measurements=locked).memory_mib == 64
-
-
-# The app
-
-
-def _app(*context):
-    code = (
-        "import json, sys, runpy, os; c = json.load(open('cdk.json'))['context']; c.update(a.split('=', 1) for a in sys.argv[1:]);"
-        "os.environ['CDK_CONTEXT_JSON'] = json.dumps(c); sys.argv = ['app.py']; runpy.run_path('app.py', run_name='__main__')"
-    )
-    return subprocess.run([sys.executable, "-c", code, *context], cwd=ROOT, capture_output=True, text=True, check=False)
-
-
-@pytest.mark.parametrize(
-    ("setting", "code"),
-    [
-        ("nitrokit:trustAnchor=/nowhere/root.der", "usage/trust-anchor"),
-        ("nitrokit:image=/nowhere", ""),
-        ("nitrokit:lambdaRuntime=nodejs22.x", "usage/lambda-runtime"),
-    ],
-)
-def test_a_wrong_setting_is_one_line_and_no_traceback(setting, code):
-    done = _app(setting)
-    assert done.returncode != 0
-    assert "Traceback" not in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
-    assert code in done.stderr
-
-
-def test_the_app_is_composition():
-    assert len((ROOT / "app.py").read_text().splitlines()) < 60
