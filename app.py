@@ -31,10 +31,10 @@ class EnclaveStack(cdk.Stack):
         bootstrap = EnclaveBootstrap(self, "Bootstrap", parent=parent, image=image)
         ledger = AttestationLedger(self, "Ledger", options=FunctionOptions(runtime)) if settings.production else None
         monitor = AttestationMonitor(self, "Monitor", bootstraps=[bootstrap], ledger=ledger, trust_anchor=anchor, runtime=runtime)
-        if isinstance(parent, EnclaveFleet):
+        if ledger and isinstance(parent, EnclaveFleet):
             admission = FleetAdmission(self, "Admission", fleet=parent, bootstraps=[bootstrap], trust_anchor=anchor, runtime=runtime)
-            alarms = [*monitor.alarms, *admission.alarms, parent.capacity_alarm]
-            AlarmTopic(self, "Alarms", email=settings.alarm_email).take(alarms)
+            alarms = [*admission.alarms, *ledger.alarms, parent.capacity_alarm]
+            AlarmTopic(self, "Alarms", email=settings.alarm_email).take([*monitor.alarms, *alarms])
             EnclaveDashboard(self, "Dashboard", monitors=[monitor], bootstraps=[bootstrap], parents=[parent], alarms=alarms)
         outputs = {"KeyArn": key.key_arn, "HostRoleArn": parent.role.role_arn, "BootstrapDocumentName": bootstrap.document.ref}
         outputs |= {"AttestDocumentName": bootstrap.attest_document.ref, "MonitorFunctionName": monitor.function.function_name}

@@ -39,7 +39,7 @@ class AttestationLedger(Construct):
     - ``options``: of the signing function; default Python 3.13 on x86_64, logs kept for a year.
 
     ``grant_append(grantee)`` and ``grant_read(grantee)`` give what writers and auditors need. Nobody deletes or updates items through the table's policy; overwriting cannot be forbidden
-    there, and is what `nitrokit ledger verify` finds. Only the signing function's role may use the key. ``alarm``: the ledger was not signed for two periods; it has no action yet.
+    there, and is what `nitrokit ledger verify` finds. Only the signing function's role may use the key. ``alarms``: of its function, and that the ledger was not signed for two periods; no actions yet.
     Raises ValueError for a schedule that is too short, and for a retention below a day.
     """
 
@@ -71,7 +71,7 @@ class AttestationLedger(Construct):
             description="Signs the checkpoints of the attestation ledger",
         )
         self.signer = self._make_signer(options or FunctionOptions())
-        self.alarm = self._make_schedule(every)
+        self.alarms = [*self.signer.alarms, self._make_schedule(every)]
 
     def grant_append(self, grantee: iam.IGrantable) -> iam.Grant:
         """What nitrokit.handlers.ledger_store.Ledger needs to append: a transaction is allowed by the actions of its parts (Amazon DynamoDB Developer Guide "Using IAM with transactions")."""
