@@ -39,7 +39,7 @@ class AttestationLedger(Construct):
     - ``options``: of the signing function; default Python 3.13 on x86_64, logs kept for a year.
 
     ``grant_append(grantee)`` and ``grant_read(grantee)`` give what writers and auditors need. Nobody deletes or updates items through the table's policy; overwriting cannot be forbidden
-    there, and is what `nitrokit ledger verify` finds. Only the signing function's role may use the key. ``alarms``: of its function, and that the ledger was not signed for two periods; no actions yet.
+    there, and is what `nitrokit ledger verify` finds. Only the signing function's role may use the key. ``alarms``: of its function, and that the ledger was not signed for two periods.
     Raises ValueError for a schedule that is too short, and for a retention below a day.
     """
 
