@@ -30,7 +30,9 @@ class EnclaveStack(cdk.Stack):
         key = EnclaveKey(self, "Key", images=[image], host_role=parent.role, data_owners=settings.data_owners)
         bootstrap = EnclaveBootstrap(self, "Bootstrap", parent=parent, image=image)
         ledger = AttestationLedger(self, "Ledger", options=FunctionOptions(runtime)) if settings.production else None
-        monitor = AttestationMonitor(self, "Monitor", bootstraps=[bootstrap], ledger=ledger, trust_anchor=anchor, runtime=runtime)
+        monitor = AttestationMonitor(
+            self, "Monitor", bootstraps=[bootstrap], keys=[key], ledger=ledger, trust_anchor=anchor, runtime=runtime
+        )
         if ledger and isinstance(parent, EnclaveFleet):
             admission = FleetAdmission(self, "Admission", fleet=parent, bootstraps=[bootstrap], trust_anchor=anchor, runtime=runtime)
             alarms = [*admission.alarms, *ledger.alarms, parent.capacity_alarm]

@@ -119,13 +119,36 @@ class Monitor:
 
     def check(self) -> dict[str, Any]:
         """Invoke it and return its verdict, and in which PCRs the enclave differs. Raises ActorError when the function itself failed."""
-        answer = self.functions.invoke(FunctionName=self.name, Payload=b"{}")
-        payload = answer["Payload"].read()
-        if answer.get("FunctionError"):
-            raise ActorError("monitor-failed", "the attestation Lambda failed", got=payload.decode(errors="replace")[:1000])
-        told = json.loads(payload)
+        told = _invoked(self.functions, self.name)
         differences = [one for failure in told["failures"] for one in failure["differences"]]
         return {"verdict": told["verdict"] if told["status"] == "complete" else told["status"], "differences": differences}
+
+
+@dataclass
+class KeyWatch:
+    """The Lambdas that watch the key, found by the part of the monitor that they are."""
+
+    functions: Any
+
+    def ask(self, part: str) -> str:
+        """What the Canary or the Guard says, and why not where it says no. Raises ActorError when there is none, or it failed."""
+        pages = self.functions.get_paginator("list_functions").paginate()
+        name = next((one["FunctionName"] for page in pages for one in page["Functions"] if f"Keys{part}" in one["FunctionName"]), None)
+        if name is None:
+            raise ActorError("no-function", f"the stack has no function {part}", expected="AttestationMonitor(keys=…)")
+        told = _invoked(self.functions, name)
+        (key,) = told["keys"]
+        return " ".join([str(told["verdict"]), *map(str, key.get("problems", []))])
+
+
+def _invoked(functions: Any, name: str) -> dict[str, Any]:
+    """The answer of a function. Raises ActorError when it failed."""
+    answer = functions.invoke(FunctionName=name, Payload=b"{}")
+    payload = answer["Payload"].read()
+    if answer.get("FunctionError"):
+        raise ActorError("monitor-failed", "the attestation Lambda failed", got=payload.decode(errors="replace")[:1000])
+    told: dict[str, Any] = json.loads(payload)
+    return told
 
 
 @dataclass

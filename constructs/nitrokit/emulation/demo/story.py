@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nitrokit.core.measurements import Measurements
-from nitrokit.emulation.demo.actors import AGENT, DataOwner, Monitor, Parent, Proof
+from nitrokit.emulation.demo.actors import AGENT, DataOwner, KeyWatch, Monitor, Parent, Proof
 from nitrokit.emulation.demo.deployment import Cdk, DeployError
 from nitrokit.emulation.demo.images import Images
 from nitrokit.emulation.demo.report import Report
@@ -113,6 +113,10 @@ class Story:
             got=str(verdict.get("verdict")),
             detail=_differing(verdict),
         )
+
+        watch = KeyWatch(self.local.client("lambda"))
+        self.report.expect("key canary", "Decrypt by IAM permission alone, without attestation", expected="DENIED", got=watch.ask("Canary"))
+        self.report.expect("key guard", "compares the deployed key policy with the synthesised one", expected="PASS", got=watch.ask("Guard"))
 
     def _counter_proof(self) -> None:
         self._upload(self.images.tampered.eif)
