@@ -222,6 +222,43 @@ def test_a_failing_association_fails_the_stack_with_its_step_and_cause(local):
     assert "the disk is full" in reasons
 
 
+def test_a_stack_that_is_being_changed_takes_no_other_change(local):
+    resources = {
+        "Instance": {"Type": "AWS::EC2::Instance", "Properties": {"ImageId": "ami-12c6146b", "InstanceType": "m6i.xlarge"}},
+        "Document": {"Type": "AWS::SSM::Document", "Properties": {"Content": _document("sleep 1")}},
+        "Association": {
+            "Type": "AWS::SSM::Association",
+            "Properties": {
+                "Name": {"Ref": "Document"},
+                "Targets": [{"Key": "InstanceIds", "Values": [{"Ref": "Instance"}]}],
+                "WaitForSuccessTimeoutSeconds": 60,
+            },
+        },
+    }
+    client = local.client("cloudformation")
+    client.create_change_set(StackName="slow", ChangeSetName="c", ChangeSetType="CREATE", TemplateBody=json.dumps({"Resources": resources}))
+    client.execute_change_set(StackName="slow", ChangeSetName="c")
+    with pytest.raises(ClientError, match="CREATE_IN_PROGRESS state and can not be updated"):
+        client.execute_change_set(StackName="slow", ChangeSetName="c")
+    client.get_waiter("stack_create_complete").wait(StackName="slow", WaiterConfig={"Delay": 1})
+
+
+def test_a_resource_that_cannot_be_updated_is_not_forgotten(local):
+    def resources(kind):
+        return {"Instance": {"Type": "AWS::EC2::Instance", "Properties": {"ImageId": "ami-12c6146b", "InstanceType": kind}}}
+
+    _deploy(local, "kept", resources("m6i.xlarge"))
+    client = local.client("cloudformation")
+    (before,) = client.list_stack_resources(StackName="kept")["StackResourceSummaries"]
+    client.create_change_set(
+        StackName="kept", ChangeSetName="d", ChangeSetType="UPDATE", TemplateBody=json.dumps({"Resources": resources("m6i.2xlarge")})
+    )
+    client.execute_change_set(StackName="kept", ChangeSetName="d")
+    client.get_waiter("stack_update_complete").wait(StackName="kept", WaiterConfig={"Delay": 1})
+    (after,) = client.list_stack_resources(StackName="kept")["StackResourceSummaries"]
+    assert (after["LogicalResourceId"], after["PhysicalResourceId"]) == ("Instance", before["PhysicalResourceId"])
+
+
 def test_an_unknown_change_set_is_said_to_be_unknown(local):
     assert _code(local.client("cloudformation").describe_change_set, ChangeSetName="nobody", StackName="nothing") == "ChangeSetNotFound"
 

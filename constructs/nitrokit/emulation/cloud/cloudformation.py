@@ -44,10 +44,12 @@ def install(systems_manager: SystemsManager, put_key_policy: PutKeyPolicy) -> Ca
         (Document, "create_from_cloudformation_json", Document.__dict__["create_from_cloudformation_json"]),
         (Key, "create_from_cloudformation_json", Key.__dict__["create_from_cloudformation_json"]),
         (parsing, "resource_class_from_type", parsing.resource_class_from_type),
+        (parsing, "parse_and_update_resource", parsing.parse_and_update_resource),
     ]
     models.CloudFormationBackend.execute_change_set = _execute_change_set
     models.CloudFormationBackend.describe_change_set = _known_change_set(models.CloudFormationBackend.describe_change_set)
     models.CloudFormationBackend.delete_change_set = _tolerant_delete(models.CloudFormationBackend.delete_change_set)
+    parsing.parse_and_update_resource = _kept(parsing.parse_and_update_resource)
     parsing.ResourceMap.build_resource_diff = _ordered_diff(parsing.ResourceMap.build_resource_diff)
     parsing.ResourceMap.parse_ssm_parameter = _resolved_once(parsing.ResourceMap.parse_ssm_parameter)
     Instance.create_from_cloudformation_json = classmethod(_instance_with_options(Instance.create_from_cloudformation_json.__func__))
@@ -107,9 +109,13 @@ def _tolerant_delete(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _execute_change_set(backend: Any, change_set_name: str, stack_name: str | None = None) -> None:
-    """Start; the caller follows the stack's events, as with the real service."""
+    """Start; the caller follows the stack's events, as with the real service. A stack that is being changed takes no other change."""
+    from moto.cloudformation.exceptions import ValidationError
+
     change_set = _change_set(backend, change_set_name, stack_name)
     stack = backend.stacks[change_set.stack_id]
+    if stack.status.endswith("_IN_PROGRESS") and stack.status != "REVIEW_IN_PROGRESS":
+        raise ValidationError(message=f"Stack:{stack.stack_id} is in {stack.status} state and can not be updated.")
     verb = "CREATE" if change_set.change_set_type == "CREATE" else "UPDATE"
     stack.status = f"{verb}_IN_PROGRESS"
     stack._add_stack_event(f"{verb}_IN_PROGRESS", resource_status_reason="User Initiated")
@@ -146,6 +152,16 @@ def _refuse_unknown_types(template: Mapping[str, Any]) -> None:
     unknown = sorted({one["Type"] for one in template["Resources"].values() if not parsing.resource_class_from_type(one["Type"])})
     if unknown:
         raise ValueError(f"resource types that the local CloudFormation does not have: {', '.join(unknown)}")
+
+
+def _kept(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A resource whose type moto cannot update stays as it is; moto would forget it. It also takes one for changed whose SSM parameter is said by value instead of by name."""
+
+    def parse_and_update_resource(logical_id: str, resource_json: Any, resources_map: Any, **named: Any) -> Any:
+        before = resources_map[logical_id]
+        return original(logical_id, resource_json, resources_map, **named) or before
+
+    return parse_and_update_resource
 
 
 def _ordered_diff(original: Callable[..., Any]) -> Callable[..., Any]:
