@@ -114,7 +114,7 @@ def test_cdk_nag_and_cfn_lint_find_nothing_in_it_but_the_wildcards_of_its_roles(
     assert rules == {"AwsSolutions-IAM5"}
     (tmp_path / "plain.template.json").write_text(json.dumps(Template.from_stack(plain_stack).to_json()))
     done = subprocess.run(
-        [sys.executable, "-m", "cfnlint", "--non-zero-exit-code", "error", str(tmp_path / "plain.template.json")],
+        [Path(sys.executable).with_name("cfn-lint"), "--non-zero-exit-code", "error", str(tmp_path / "plain.template.json")],
         capture_output=True,
         text=True,
         check=False,
