@@ -11,8 +11,10 @@ from nitrokit.host.config import AgentError, Config
 from nitrokit.host.locking import launching
 
 _TRIES, _WAIT = 6, 0.5
-_PASSING = ("[ E15 ]", "[ E29 ]", "[ E36 ]", "[ E39 ]")
-"""CPUs and memory of an enclave that just ended may still be draining (aws-nitro-enclaves-cli issue 433), and somebody else's launch may hold port 9000 (issue 516)."""
+_PASSING = {"[ E15 ]": 6, "[ E29 ]": 6, "[ E36 ]": 4, "[ E39 ]": 4}
+"""Code → tries. CPUs and memory of an enclave that just ended may still be draining (aws-nitro-enclaves-cli issue 433), and somebody else's launch may hold port 9000 (issue 516)."""
+_PASSES_WITHIN = 60.0
+"""Seconds: an image that does not boot takes minutes to say so, and is not tried again and again."""
 
 
 def running() -> List[Dict[str, Any]]:
@@ -69,16 +71,13 @@ def ensure(config: Config) -> Dict[str, Any]:
 def _launch(config: Config) -> Dict[str, Any]:
     command = ["run-enclave", "--eif-path", str(config.eif), "--cpu-count", str(config.cpu_count), "--memory", str(config.memory_mib)]
     command += ["--enclave-cid", str(config.cid), "--enclave-name", config.name]
+    begun = time.monotonic()
     for attempt in range(_TRIES):
         try:
             return dict(nitro_cli(command, "starting the enclave"))
         except AgentError as error:
-            if not any(code in str(error.got) for code in _PASSING) or attempt == _tries(str(error.got)) - 1:
+            tries = next((number for code, number in _PASSING.items() if code in str(error.got)), 1)
+            if attempt + 1 >= tries or time.monotonic() - begun > _PASSES_WITHIN:
                 raise
             time.sleep(_WAIT * 2**attempt)
     raise AssertionError("unreachable")
-
-
-def _tries(text: str) -> int:
-    """An image that does not boot is tried twice: each try takes as long as its boot time-out."""
-    return _TRIES if "[ E29 ]" in text or "[ E15 ]" in text else 2

@@ -1,89 +1,28 @@
 """The host agent in an emulated parent, where it finds what it would find on Amazon Linux; and with faults put in its way."""
 
 import base64
-import hashlib
 import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
-from datetime import UTC, datetime
-from pathlib import Path
+import threading
 
 import pytest
+from emulatedparent import INSTANCE, ROOT, hello_configuration
 
 from nitrokit.core.attestation import parse_document
-from nitrokit.core.eif import read_eif
 from nitrokit.core.nonces import enclave_nonce
-from nitrokit.emulation.interfaces import InstanceDescription
-from nitrokit.emulation.nitro.instance import EmulatedInstance
-from nitrokit.emulation.nitro.runners import ProcessRunner
+from nitrokit.emulation.nitro.hypervisor import NitroError
 from nitrokit.host.bundle import MODULES, build_agent
 from nitrokit.host.config import AgentError, parse
 from nitrokit.host.renderer import MAX_DOCUMENT, render_document
 
-ROOT = Path(__file__).parents[3]
-AWS = """#!/bin/sh
-# s3api head-object|get-object --bucket B --key K [--range bytes=A-B FILE]
-object=/opt/s3/$(basename "$6")
-case "$2" in
-  head-object) echo "{\\"ContentLength\\": $(stat -c %s "$object")}" ;;
-  get-object) range=${8#bytes=}; tail -c +$((${range%-*} + 1)) "$object" | head -c $((${range#*-} - ${range%-*} + 1)) > "$9" ;;
-  *) exit 1 ;;
-esac
-"""
-INSTANCE = "i-0123456789abcdef0"
-
-
-@pytest.fixture(scope="module")
-def eif(tmp_path_factory):
-    """The hello image with a kernel of a few bytes: the process runner needs none."""
-    from nitrokit.image.build import build_image
-    from nitrokit.image.fetch import cache_dir
-    from nitrokit.image.kernel import find_kernel
-
-    folder = tmp_path_factory.mktemp("image")
-    (folder / "bzImage").write_bytes(b"ker")
-    kernel = find_kernel({"NITROKIT_BLOBS": str(folder)}, folder, print)
-    return build_image(
-        ROOT / "enclave_images/hello", kernel=kernel, output=folder / "hello.eif", cache=cache_dir(os.environ), progress=lambda _: None
-    ).eif
-
 
 @pytest.fixture
-def parent(pki, tmp_path):
-    description = InstanceDescription(
-        INSTANCE,
-        "us-east-1",
-        "123456789012",
-        "arn:aws:iam::123456789012:role/x",
-        True,
-        {},
-        {"kms.us-east-1.amazonaws.com:443": ("127.0.0.1", 9)},
-    )
-    folder = Path("/tmp") / f"nkt{os.getpid()}"
-    instance = EmulatedInstance(
-        description, folder, pki=pki, tls_authorities="", runner=ProcessRunner("test"), now=lambda: datetime.now(UTC)
-    )
-    (folder / "opt/nitrokit").mkdir(parents=True)
-    (folder / "opt/nitrokit/agent.pyz").write_bytes(build_agent())
-    # What S3 would give: the aws command copies from a folder of the instance.
-    (folder / "opt/s3").mkdir()
-    (folder / "bin/aws").write_text(AWS)
-    yield instance, folder
-    instance.close()
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _config(eif, **changes):
-    measured = read_eif(eif.read_bytes()).measurements
-    value = {
-        "name": "hello", "image_uri": "s3://bucket/hello.eif", "image_sha256": hashlib.sha256(eif.read_bytes()).hexdigest(),
-        "measurements": {f"PCR{index}": pcr.hex() for index, pcr in measured.pcrs().items()}, "cpu_count": 2, "memory_mib": 320, "cid": 16,
-        "proxies": [{"vsock_port": 8001, "host": "kms.us-east-1.amazonaws.com", "port": 443}],
-    }  # fmt: skip
-    return json.dumps({**value, **changes})
+def parent(emulated_parent):
+    return emulated_parent
 
 
 def _agent(instance, command, config=None, **environment):
@@ -103,8 +42,8 @@ def _steps(instance, config, steps=("install", "image", "verify", "allocate", "r
 def test_the_steps_bring_an_enclave_up_and_repeating_them_changes_nothing(parent, eif, pki):
     instance, folder = parent
     shutil.copy(eif, folder / "opt/s3/hello.eif")
-    first = _steps(instance, _config(eif))
-    again = _steps(instance, _config(eif))
+    first = _steps(instance, hello_configuration(eif))
+    again = _steps(instance, hello_configuration(eif))
     assert (first[1]["fetched"], again[1]["fetched"]) == (True, False)
     assert (first[4]["started"], again[4]["started"]) == (True, False)
     assert first[4]["enclave_id"] == again[5]["enclave_id"]
@@ -122,8 +61,8 @@ def test_the_steps_bring_an_enclave_up_and_repeating_them_changes_nothing(parent
 def test_another_image_is_refused_naming_each_pcr(parent, eif):
     instance, folder = parent
     shutil.copy(eif, folder / "opt/s3/hello.eif")
-    locked = json.loads(_config(eif))["measurements"]
-    config = _config(eif, measurements={**locked, "PCR0": "ab" * 48, "PCR2": "cd" * 48})
+    locked = json.loads(hello_configuration(eif))["measurements"]
+    config = hello_configuration(eif, measurements={**locked, "PCR0": "ab" * 48, "PCR2": "cd" * 48})
     _steps(instance, config, ("install", "image", "allocate"))
     for step in ("verify", "run"):
         refused = _agent(instance, f"{step} --enclave hello")
@@ -137,7 +76,7 @@ def test_another_image_is_refused_naming_each_pcr(parent, eif):
 def test_a_changed_object_never_becomes_the_image(parent, eif):
     instance, folder = parent
     (folder / "opt/s3/hello.eif").write_bytes(eif.read_bytes()[:-1])
-    _steps(instance, _config(eif), ("install", "allocate"))
+    _steps(instance, hello_configuration(eif), ("install", "allocate"))
     refused = _agent(instance, "image --enclave hello")
     assert (refused.exit_code, "agent/image-sha256" in refused.stderr) == (1, True)
     assert list((folder / "var/lib/nitrokit/hello/images").iterdir()) == []
@@ -146,21 +85,21 @@ def test_a_changed_object_never_becomes_the_image(parent, eif):
 def test_a_debug_enclave_under_our_name_is_replaced(parent, eif):
     instance, folder = parent
     shutil.copy(eif, folder / "opt/s3/hello.eif")
-    _steps(instance, _config(eif), ("install", "image", "allocate"))
+    _steps(instance, hello_configuration(eif), ("install", "image", "allocate"))
     path = next((folder / "var/lib/nitrokit/hello/images").iterdir()).name
     run = f"nitro-cli run-enclave --eif-path /var/lib/nitrokit/hello/images/{path} --cpu-count 2 --memory 320 --enclave-cid 16 --enclave-name hello --debug-mode"
     assert instance.run_script(run, {}, 120).exit_code == 0
     assert _agent(instance, "health --enclave hello").exit_code == 1
-    _steps(instance, _config(eif), ("run", "health"))
+    _steps(instance, hello_configuration(eif), ("run", "health"))
     assert [one["Flags"] for one in instance.hypervisor.describe()] == ["NONE"]
 
 
 def test_an_enclave_that_died_is_started_again(parent, eif):
     instance, folder = parent
     shutil.copy(eif, folder / "opt/s3/hello.eif")
-    _steps(instance, _config(eif))
+    _steps(instance, hello_configuration(eif))
     os.kill(instance.hypervisor.describe()[0]["ProcessID"], 9)
-    assert _steps(instance, _config(eif), ("run", "health"))[0]["started"] is True
+    assert _steps(instance, hello_configuration(eif), ("run", "health"))[0]["started"] is True
 
 
 @pytest.mark.parametrize(
@@ -178,7 +117,7 @@ def test_an_enclave_that_died_is_started_again(parent, eif):
 def test_nitro_clis_codes(parent, eif, script, code):
     instance, folder = parent
     shutil.copy(eif, folder / "opt/s3/hello.eif")
-    _steps(instance, _config(eif), ("install", "allocate"))
+    _steps(instance, hello_configuration(eif), ("install", "allocate"))
     done = instance.run_script(script, {}, 60)
     assert done.exit_code == 1
     assert f"[ {code} ]" in done.stderr
@@ -188,23 +127,27 @@ def test_nitro_clis_codes(parent, eif, script, code):
 def test_before_the_allocator_nothing_runs_and_the_remedy_is_named(parent, eif):
     instance, folder = parent
     shutil.copy(eif, folder / "opt/s3/hello.eif")
-    _steps(instance, _config(eif), ("install", "image"))
+    _steps(instance, hello_configuration(eif), ("install", "image"))
     refused = _agent(instance, "run --enclave hello")
     assert "[ E19 ]" in refused.stderr
     assert "allocate step" in refused.stderr
 
 
-def test_two_launches_at_once_fail_one_and_the_agents_lock_prevents_it(parent, eif):
-    instance, _folder = parent
-    (instance.hypervisor.vsock / "3").mkdir(exist_ok=True)
+def test_a_busy_port_9000_fails_a_launch_and_the_agent_tries_again(parent, eif):
+    """Each launch binds it (aws-nitro-enclaves-cli issue 516)."""
+    instance, folder = parent
+    shutil.copy(eif, folder / "opt/s3/hello.eif")
+    _steps(instance, hello_configuration(eif), ("install", "image", "allocate"))
+    port = instance.hypervisor.vsock / "3" / "9000"
     with socket.socket(socket.AF_UNIX) as busy:
-        busy.bind(str(instance.hypervisor.vsock / "3" / "9000"))
-        instance.hypervisor.allocate(cpu_count=2, memory_mib=512)
-        from nitrokit.emulation.nitro.hypervisor import NitroError
-
+        busy.bind(str(port))
         with eif.open("rb") as file, pytest.raises(NitroError) as caught:
             instance.hypervisor.run(file, cpu_count=2, memory_mib=320, cid=None, name="x", debug=False)
-    assert caught.value.code == "E36"
+        assert caught.value.code == "E36"
+        threading.Timer(2, port.unlink).start()
+        _steps(instance, hello_configuration(eif), ("run", "health"))
+    journal = next((folder / "hw/units").glob("nitrokit-enclave-hello.journal")).read_text()
+    assert "port 9000" not in journal  # it passed by itself, and nobody need know
 
 
 def test_a_script_that_hangs_is_killed_with_its_children(parent):
@@ -214,7 +157,7 @@ def test_a_script_that_hangs_is_killed_with_its_children(parent):
     assert "timed out" in done.stderr
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": "../x"}', _config.__name__])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": "../x"}', hello_configuration.__name__])
 def test_a_damaged_configuration_is_our_error(text):
     with pytest.raises(AgentError):
         parse(text)

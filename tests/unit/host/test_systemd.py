@@ -56,7 +56,7 @@ def test_a_new_image_replaces_the_old_one(parent):
 
 
 @pytest.mark.parametrize(
-    ("mark", "fault", "cause"), [("aa", "E36*2", "E36"), ("aa", "vanish", "not-running"), (BROKEN, "", "ended with 1")]
+    ("mark", "fault", "cause"), [("aa", "E36*4", "E36"), ("aa", "vanish", "not-running"), (BROKEN, "", "ended with 1")]
 )
 def test_an_update_that_fails_goes_back_and_fails_the_step(parent, mark, fault, cause):
     parent.up()
