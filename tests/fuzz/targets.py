@@ -67,6 +67,7 @@ def _beside(name: str) -> ModuleType:
 
 
 runtime = _beside("runtime_targets")
+host = _beside("host_targets")
 handlers = _beside("handler_targets")
 VECTORS = Path(__file__).parents[1] / "vectors"
 _TIME = datetime(2026, 1, 1, tzinfo=UTC)
@@ -247,6 +248,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "cpio": _cpio, "ramdisk": _ramdisk, "layer": _layer, "oci": _oci, "oci_json": _oci_json, "deb": _deb, "wheel": _wheel,
     "ledger_record": _ledger_record, "ledger_checkpoint": _ledger_checkpoint, "ledger_key": _ledger_key, "ledger_bundle": _ledger_bundle,
     **runtime.TARGETS,
+    **host.TARGETS,
     **handlers.TARGETS,
 }  # fmt: skip
 
@@ -400,6 +402,7 @@ def _made_keys() -> list[bytes]:
 
 _MADE: dict[str, Callable[[], list[bytes] | list[str]]] = {
     **runtime.MADE,
+    **host.MADE,
     **handlers.MADE,
     "eif": _made_eif,
     "eif_sections": _made_eif,

@@ -22,6 +22,8 @@ RUNS = {
     "wheel": 2500,
     "control": 20_000,
     "boot": 20_000,
+    "agent_config": 10_000,
+    "agent_log": 10_000,
     "ledger_record": 20_000,
     "ledger_checkpoint": 20_000,
     "ledger_key": 10_000,

@@ -122,7 +122,7 @@ def parse(text: str) -> Config:
     """Parse a configuration. Raises AgentError."""
     try:
         config = _from(json.loads(text))
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
         raise AgentError("config", "the configuration is damaged", got=repr(error)[:200], do="deploy again") from error
     for what, good in _checks(config):
         if not good:

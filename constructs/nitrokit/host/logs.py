@@ -37,7 +37,7 @@ def follow(config: Config) -> Dict[str, Any]:
             if error.slug == "no-logs":
                 return {"followed": followed}
             raise
-        lines, after = _lines(answer)
+        lines, after = lines_of(answer)
         _tell(lines, stream)
         followed += len(lines)
         write_atomically(place, json.dumps({"enclave_id": enclave["EnclaveID"], "next": after}))
@@ -50,8 +50,8 @@ def _since(state: Dict[str, Any], enclave_id: str) -> int:
     return int(state["next"]) if state.get("enclave_id") == enclave_id and isinstance(state.get("next"), int) else 0
 
 
-def _lines(answer: Dict[str, Any]) -> Tuple[List[str], int]:
-    """An enclave may answer anything."""
+def lines_of(answer: Dict[str, Any]) -> Tuple[List[str], int]:
+    """The lines of an answer, and where to go on; an enclave may answer anything. Raises AgentError."""
     lines, after = answer.get("lines"), answer.get("next")
     if not isinstance(lines, list) or not isinstance(after, int) or not all(isinstance(one, str) for one in lines):
         raise AgentError("answer", "the enclave's answer is not a piece of a log", got=str(answer)[:200])
