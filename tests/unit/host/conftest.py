@@ -16,7 +16,7 @@ def make_parent():
     """Makes parents: each call another one."""
     if shutil.which("bwrap") is None:
         pytest.skip("bubblewrap is not installed")
-    made = []
+    made: list[FakeParent] = []
 
     def make(*, booted):
         if booted and (reason := unavailable()):

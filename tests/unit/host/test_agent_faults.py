@@ -394,7 +394,8 @@ def test_without_credentials_nothing_is_sent(parent):
         {"measurements": {}}, {"measurements": {"PCR0": "00" * 48}}, {"measurements": {**pcrs("00"), "PCR0": ""}}, {"image_uri": "--recursive"}, {"image_sha256": "x"},
         {"cid": 3}, {"cpu_count": 0}, {"memory_mib": 0}, {"name": "../x"}, {"proxies": None}, {"cpu_count": "two"}, {"docker_uri": "a/b:c"},
         {"docker_uri": "--x/y:z", "image_uri": "", "image_sha256": ""},
-        {"log_group": "a b"}, {"parameter": "$(x)"}, {"group": "\n"}, {"image_version": "--x y"}, {"healthy_within": 0}, {"cid": float("inf")}, {"pool": [{"name": "x", "cpu_count": 0, "memory_mib": 64}]},
+        {"log_group": "a b"}, {"parameter": "$(x)"}, {"group": "\n"}, {"image_version": "--x y"}, {"healthy_within": 0},
+        {"cid": float("inf")}, {"pool": [{"name": "x", "cpu_count": 0, "memory_mib": 64}]},
     ],
 )  # fmt: skip
 def test_a_configuration_that_could_do_harm_is_refused(change):
