@@ -6,20 +6,20 @@ import fcntl
 import hashlib
 import http.client
 import os
-import re
 import shutil
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO
 
 from nitrokit.image.architecture import ARCHITECTURES
 from nitrokit.image.errors import FetchError
-from nitrokit.image.files import scratch
+from nitrokit.image.files import scratch, sha256_of
 from nitrokit.image.mirrors import apt_mirrors, apt_proxies
+from nitrokit.image.requirements import Requirement, read_requirements
 
 _TIMEOUT = 60
 _CHUNK = 1 << 20
@@ -44,7 +44,7 @@ def fetch_pool_file(
 ) -> Path:
     """A file of a Debian pool by its path below the archive's root; an interrupted download goes on where it stopped. Raises FetchError, naming the file that no mirror has."""
     target = cache / "sha256" / sha256
-    if target.is_file() and _sha256(target) == sha256:
+    if target.is_file() and sha256_of(target) == sha256:
         return target
     partial = cache / "partial" / sha256
     for folder in (target.parent, partial.parent):
@@ -52,18 +52,18 @@ def fetch_pool_file(
     refusals = []
     with partial.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # two builds at once: the second finds what the first has fetched
-        if target.is_file() and _sha256(target) == sha256:
+        if target.is_file() and sha256_of(target) == sha256:
             return target
         for mirror in mirrors():
             try:
                 _download(f"{mirror}/{path}", file, progress)
-                if _sha256(partial) != sha256:  # what was kept of an earlier try may have been another mirror's error page
+                if sha256_of(partial) != sha256:  # what was kept of an earlier try may have been another mirror's error page
                     file.truncate(0)
                     _download(f"{mirror}/{path}", file, progress)
             except _UNREACHABLE as error:
                 refusals.append(f"{mirror}: {error}")
                 continue
-            if _sha256(partial) == sha256:
+            if sha256_of(partial) == sha256:
                 os.replace(partial, target)
                 return target
             refusals.append(f"{mirror}: other content")
@@ -75,11 +75,6 @@ def fetch_pool_file(
         expected=f"sha256 {sha256}",
         do="check the network; if the archive has replaced the package, run `nitrokit lock` and have the new lock reviewed",
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _download(url: str, file: IO[bytes], progress: Callable[[str], None]) -> None:
@@ -110,16 +105,16 @@ def _download(url: str, file: IO[bytes], progress: Callable[[str], None]) -> Non
 
 
 def fetch_wheels(requirements: Path, *, python: str, arch: str, cache: Path) -> list[Path]:
-    """The wheels of a hashed requirements file, downloaded by pip, which checks every hash. Sorted by name. Raises FetchError."""
-    text = requirements.read_bytes()
-    key = hashlib.sha256(text + python.encode() + arch.encode()).hexdigest()
-    target = cache / "wheels" / key
-    pins = set(re.findall(r"sha256:([0-9a-f]{64})", text.decode(errors="replace")))
-    if target.is_dir() and any(_sha256(wheel) not in pins for wheel in target.glob("*.whl")):
+    """The wheels of a hashed requirements file, downloaded by pip, which checks every hash. Sorted by name. Raises LockError, FetchError."""
+    wanted = read_requirements(requirements)
+    text = "".join(f"{one}\n" for one in wanted)
+    target = cache / "wheels" / hashlib.sha256(f"{text}{python} {arch}".encode()).hexdigest()
+    if target.is_dir() and not _whole(target, wanted):
         shutil.rmtree(target)
     if not target.is_dir():
         with scratch(target.parent) as folder:
-            _pip_download(requirements, folder / "all", python, arch)
+            (folder / requirements.name).write_text(text, encoding="utf-8")  # what was read here is what pip reads
+            _pip_download(folder / requirements.name, folder / "all", python, arch, requirements)
             try:
                 os.replace(folder / "all", target)
             except OSError:  # another process was faster: the content is the same
@@ -128,7 +123,13 @@ def fetch_wheels(requirements: Path, *, python: str, arch: str, cache: Path) -> 
     return sorted(target.glob("*.whl"))
 
 
-def _pip_download(requirements: Path, folder: Path, python: str, arch: str) -> None:
+def _whole(folder: Path, wanted: Iterable[Requirement]) -> bool:
+    """Whether a kept folder has each of the wheels and nothing else: a cache may be cleared in part."""
+    found = {sha256_of(wheel) for wheel in folder.glob("*.whl")}
+    return all(found & set(one.sha256s) for one in wanted) and found <= {sha256 for one in wanted for sha256 in one.sha256s}
+
+
+def _pip_download(requirements: Path, folder: Path, python: str, arch: str, lock: Path) -> None:
     platforms = [word for platform in ARCHITECTURES[arch].wheels for word in ("--platform", platform)]
     command = [
         sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes", "--only-binary=:all:",
@@ -138,7 +139,7 @@ def _pip_download(requirements: Path, folder: Path, python: str, arch: str) -> N
     if done.returncode:
         raise FetchError(
             "wheels",
-            f"pip could not fetch the wheels of {requirements}",
+            f"pip could not fetch the wheels of {lock}",
             got=done.stderr.strip()[-800:],
             expected="every pinned wheel",
             do="check the network and the hashes",

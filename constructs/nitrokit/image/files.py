@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import hashlib
 import os
 import secrets
 import shutil
@@ -17,7 +19,12 @@ _SCRATCH = ".work-"
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file, open for reading and writing, that becomes ``path`` at the end. Until then it has no name (open(2), O_TMPFILE) where the file system can do so: a killed process leaves nothing."""
+    """A file, open for reading and writing, that becomes ``path`` at the end. Until then it has no name (open(2), O_TMPFILE) where the file system can do so: a killed process leaves nothing.
+
+    Raises OSError, also where something else than a file stands there: root would replace /dev/null.
+    """
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "there is something else than a file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     name = path.parent / f".{path.name}.{secrets.token_hex(6)}"
     try:
@@ -41,6 +48,25 @@ def write_atomically(path: Path, chunks: Iterable[Any]) -> None:
     with replacing(path) as file:
         for chunk in chunks:
             file.write(chunk)
+
+
+def sha256_of(path: Path) -> str:
+    """In hex, of a file of any size."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def walk(root: Path) -> Iterator[tuple[str, Path]]:
+    """Everything below a folder, links not followed, sorted: its name below ``root`` and its path. Raises OSError for a folder that cannot be read, whose files would be missing.
+
+    A name is what is on disk, read as UTF-8 (surrogates for other bytes), whatever this machine's locale takes it for.
+    """
+    found = (Path(parent) / name for parent, folders, files in os.walk(root, onerror=_raise) for name in (*folders, *files))
+    return iter(sorted((os.fsencode(path.relative_to(root)).decode(errors="surrogateescape"), path) for path in found))
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 @contextmanager

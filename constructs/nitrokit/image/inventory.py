@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +10,7 @@ from nitrokit.image import base
 from nitrokit.image.build import BuiltImage, read_manifest
 from nitrokit.image.contents import Installed
 from nitrokit.image.lock import PACKAGES, read_package_lock
-
-_REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
+from nitrokit.image.requirements import read_requirements
 
 
 def inventory(folder: Path, built: BuiltImage) -> list[Installed]:
@@ -35,5 +33,5 @@ def _locked(folder: Path, manifest: Manifest) -> Iterator[Installed]:
     for lock, requirements in pairs:
         for package in read_package_lock(lock).packages:
             yield Installed("deb", package.name, package.version, package.sha256)
-        for name, version in [] if requirements is None else _REQUIREMENT.findall(requirements.read_text()):
-            yield Installed("pypi", name.lower(), version)
+        for wheel in [] if requirements is None else read_requirements(requirements):
+            yield Installed("pypi", wheel.name.lower(), wheel.version)

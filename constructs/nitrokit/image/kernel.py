@@ -19,7 +19,7 @@ from nitrokit.core.manifest import EifFile, Manifest
 from nitrokit.image.architecture import ARCHITECTURES
 from nitrokit.image.errors import KernelError
 from nitrokit.image.fetch import fetch_pool_file
-from nitrokit.image.files import scratch, write_atomically
+from nitrokit.image.files import scratch, sha256_of, write_atomically
 from nitrokit.image.unpack import Tree, unpack_deb
 
 CMDLINE = "reboot=t panic=-1 pci=off nomodules console=ttyS0 random.trust_cpu=on quiet"
@@ -79,7 +79,7 @@ def find_kernel(
 
 def _compare(image: Path, pins: dict[str, Any]) -> str:
     """Whether the kernel is the one that the recipe names, in words."""
-    got, expected = _sha256(image), pins["bzimage"]["sha256"]
+    got, expected = sha256_of(image), pins["bzimage"]["sha256"]
     if got == expected:
         return f"sha256 {got[:16]}…, as its recipe says"
     return f"sha256 {got[:16]}…, not the recipe's {expected[:16]}…{_compiler_note(pins)}: PCR0 and PCR1 are this kernel's own"
@@ -114,12 +114,12 @@ def from_folder(folder: Path, name: str, arch: str) -> KernelBlobs:
         )
     _check_architecture(image, arch)
     cmdline, module, init = folder / "cmdline", folder / "nsm.ko", folder / "init"
-    text = cmdline.read_text().strip() if cmdline.is_file() else CMDLINE
+    text = cmdline.read_text(encoding="utf-8").strip() if cmdline.is_file() else CMDLINE
     return KernelBlobs(
         image,
         text,
         module if module.is_file() else None,
-        f"kernel: {image} (from {name}); sha256 {_sha256(image)[:16]}…",
+        f"kernel: {image} (from {name}); sha256 {sha256_of(image)[:16]}…",
         init if init.is_file() else None,
     )
 
@@ -136,13 +136,9 @@ def _check_architecture(image: Path, arch: str) -> None:
         )  # fmt: skip
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _read_recipe(recipe: Path) -> dict[str, Any]:
     try:
-        pins: dict[str, Any] = json.loads((recipe / "recipe.json").read_text())
+        pins: dict[str, Any] = json.loads((recipe / "recipe.json").read_text(encoding="utf-8"))
         return pins
     except (OSError, ValueError) as error:
         raise KernelError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +17,8 @@ from nitrokit.image.files import write_atomically
 if TYPE_CHECKING:
     from nitrokit.image.build import BuiltImage
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_POOL_PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~:%/-]*")
 PACKAGES, MEASUREMENTS, SECTIONS = "packages.lock.json", "measurements.json", "image.lock.json"
 
 
@@ -55,12 +58,18 @@ def read_package_lock(path: Path) -> PackageLock:
     """Raises LockError for a missing or torn file."""
     value = _read_json(path)
     try:
-        packages = tuple(
-            LockedPackage(str(one["name"]), str(one["version"]), str(one["path"]), str(one["sha256"])) for one in value["packages"]
-        )
+        packages = tuple(_package(path, one) for one in value["packages"])
         return PackageLock(str(value["suite"]), str(value["arch"]), packages)
     except (KeyError, TypeError) as error:
         raise _torn(path, repr(error)) from error
+
+
+def _package(path: Path, value: dict[str, Any]) -> LockedPackage:
+    """Its hash names a file in the cache and its path makes an address: neither leads anywhere else."""
+    package = LockedPackage(*(str(value[key]) for key in ("name", "version", "path", "sha256")))
+    if not _SHA256.fullmatch(package.sha256) or not _POOL_PATH.fullmatch(package.path) or ".." in package.path.split("/"):
+        raise _torn(path, f"{package.path} with sha256 {package.sha256}"[:200])
+    return package
 
 
 def read_lock(folder: Path) -> ImageLock:
@@ -74,7 +83,7 @@ def read_lock(folder: Path) -> ImageLock:
 
 def read_reference_values(folder: Path) -> ReferenceValues:
     """measurements.json. Raises LockError for a missing or torn file, MeasurementsError for another form."""
-    return ReferenceValues.parse(_read(folder / MEASUREMENTS))
+    return ReferenceValues.parse(read_text(folder / MEASUREMENTS))
 
 
 def record_measurements(folder: Path, built: BuiltImage, *, keep_old_until: datetime | None = None) -> ReferenceValues:
@@ -103,9 +112,10 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     write_atomically(path, [(json.dumps(value, indent=2) + "\n").encode()])
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Raises LockError for a missing file, or one that is no text."""
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise LockError(
             "missing",
@@ -119,7 +129,7 @@ def _read(path: Path) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(_read(path))
+        value = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise _torn(path, str(error)) from error
     if not isinstance(value, dict):
