@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import posixpath
+import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nitrokit.core import boot
 from nitrokit.core.manifest import App, Dockerfile, EifFile, Manifest, Oci, Packages, Rootfs
 from nitrokit.image import aws_init
+from nitrokit.image.content import Stored
 from nitrokit.image.contents import Installed, installed
 from nitrokit.image.cpio import Node, file, folder
 from nitrokit.image.errors import ImageError
+from nitrokit.image.exclude import without_empty_folders
+from nitrokit.image.files import walk
 from nitrokit.image.lint import Finding, lint
-from nitrokit.image.programs import DEFAULT_PATH, find_command, require_runnable
+from nitrokit.image.programs import DEFAULT_PATH, find_command, look_up, require_runnable
 from nitrokit.image.sources import ImageConfig, SourceImage, Workshop
 from nitrokit.image.sources.dockerfile import read_dockerfile
 from nitrokit.image.sources.oci import read_oci
@@ -92,8 +96,7 @@ def _process(root: Tree, config: ImageConfig, app: App) -> tuple[boot.Process, s
     user = find_user(root, app.user if app.user is not None else config.user)
     environment = {"PATH": DEFAULT_PATH, "HOME": user.home, **config.environment, **app.environment}
     directory = posixpath.normpath(posixpath.join("/", app.working_directory or config.working_directory or "/"))
-    if directory != "/":
-        add(root, directory.lstrip("/"), root.get(directory.lstrip("/"), folder()))
+    _make_folder(root, directory)
     program = find_command(root, command[0], directory, environment)
     process = boot.Process(
         command=(program, *command[1:]),
@@ -109,8 +112,22 @@ def _process(root: Tree, config: ImageConfig, app: App) -> tuple[boot.Process, s
     return process, command[0]
 
 
+def _make_folder(root: Tree, directory: str) -> None:
+    """The working directory, where the image has none: one that is there, perhaps behind a link, keeps its owner and mode."""
+    node = None if directory == "/" else look_up(root, directory)
+    if node is None and directory != "/":
+        add(root, directory.lstrip("/"), folder())
+    elif node is not None and not stat.S_ISDIR(node.mode):
+        raise ImageError(
+            "working-directory", "the working directory is no folder", got=directory, do="correct working_directory in [app], or WORKDIR"
+        )
+
+
 def _add_app(source: Path, directory: str, tree: Tree) -> None:
-    """Copy the app; owners, times and all modes but the executable bit come from here, not from the file system."""
+    """Copy the app; owners, times and all modes but the executable bit come from here, not from the file system.
+
+    Folders without files stay out: version control keeps none, so another checkout lacks them.
+    """
     if not source.is_dir():
         raise ImageError(
             "no-app", "the app's folder is missing", got=str(source), expected="the folder named by app.source in enclave.toml"
@@ -118,10 +135,14 @@ def _add_app(source: Path, directory: str, tree: Tree) -> None:
     base = directory.strip("/")
     if base:
         add(tree, base, folder())
-    for path in sorted(source.rglob("*")):
-        relative = path.relative_to(source)
-        if "__pycache__" not in relative.parts:
-            add(tree, f"{base}/{relative.as_posix()}".lstrip("/"), _app_node(path))
+    try:
+        nodes = {name: _app_node(path) for name, path in walk(source) if "__pycache__" not in name.split("/")}
+    except OSError as error:
+        raise ImageError(
+            "app-unreadable", f"cannot read {error.filename}", got=str(error), expected="files that this user may read"
+        ) from error
+    for name, node in without_empty_folders(nodes).items():
+        add(tree, f"{base}/{name}".lstrip("/"), node)
 
 
 def _app_node(path: Path) -> Node:
@@ -136,4 +157,5 @@ def _app_node(path: Path) -> Node:
         return folder()
     if not path.is_file():
         raise ImageError("device-node", "the app's folder has something that is neither file nor folder", got=str(path))
-    return file(path.read_bytes(), 0o755 if path.stat().st_mode & 0o100 else 0o644)
+    status = path.stat()
+    return file(Stored(path, 0, status.st_size), 0o755 if status.st_mode & 0o100 else 0o644)

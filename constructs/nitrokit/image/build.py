@@ -49,7 +49,7 @@ def read_manifest(folder: Path) -> Manifest:
     """The folder's enclave.toml. Raises UsageError, ManifestError."""
     path = folder / "enclave.toml"
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             "no-image",

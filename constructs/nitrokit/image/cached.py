@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
 import nitrokit
-from nitrokit.core.measurements import Measurements
+from nitrokit.core.measurements import Measurements, MeasurementsError
 from nitrokit.image.build import BuiltImage, build_image
-from nitrokit.image.files import write_atomically
+from nitrokit.image.files import sha256_of, walk, write_atomically
 from nitrokit.image.kernel import KernelBlobs
 from nitrokit.image.signing import here
 
@@ -20,30 +22,43 @@ _PACKAGE = Path(nitrokit.__file__).parent
 def build_cached(folder: Path, *, kernel: KernelBlobs | None, cache: Path, progress: Callable[[str], None]) -> BuiltImage:
     """``build_image``, or its result from the cache when folder, kernel and nitrokit are the same. Raises what build_image raises."""
     target = cache / "images" / _key(folder, kernel)
-    eif, record = target / f"{folder.name}.eif", target / "built.json"
-    if eif.is_file() and record.is_file():
-        value = json.loads(record.read_text())
-        return BuiltImage(eif, Measurements.parse(json.dumps(value)), value["sections"])
+    eif, record = target / f"{folder.resolve().name}.eif", target / "built.json"
+    kept = _kept(eif, record)
+    if kept is not None:
+        return kept
     built = build_image(folder, kernel=kernel, output=eif, cache=cache, progress=progress, sign_with=here())
-    write_atomically(record, [json.dumps({**json.loads(built.measurements.to_json()), "sections": built.sections}).encode()])
+    value = {**json.loads(built.measurements.to_json()), "sections": built.sections, "eif": sha256_of(eif)}
+    write_atomically(record, [json.dumps(value).encode()])
     return built
+
+
+def _kept(eif: Path, record: Path) -> BuiltImage | None:
+    """What was built before; None where it is not there, or not as it was."""
+    try:
+        value = json.loads(record.read_bytes())
+        if value["eif"] == sha256_of(eif):
+            return BuiltImage(eif, Measurements.parse(json.dumps(value)), value["sections"])
+    except (OSError, ValueError, KeyError, TypeError, MeasurementsError):
+        pass
+    return None
 
 
 def _key(folder: Path, kernel: KernelBlobs | None) -> str:
     """A hash over everything that the image is made of, the builder's own sources included."""
     digest = hashlib.sha256(kernel.cmdline.encode() if kernel else b"")
     blobs = (kernel.bzimage, kernel.nsm_module, kernel.init) if kernel else ()
-    sources = [
-        *(blob for blob in blobs if blob is not None),
-        *sorted(
-            path
-            for name in ("core", "runtime", "image")
-            for path in (_PACKAGE / name).rglob("*")
-            if path.is_file() and path.suffix != ".pyc"
-        ),
-    ]
-    for path in [*sources, *sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)]:
-        name = path.relative_to(folder) if path.is_relative_to(folder) else path.name
-        mode = path.stat().st_mode & 0o100
-        digest.update(f"{name}\0{mode}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    sources = [(path.name, path) for path in (*blobs, *sorted(_PACKAGE.glob("*.py"))) if path is not None]
+    sources += [one for room in ("core", "runtime", "image") for one in walk(_PACKAGE / room) if one[1].suffix != ".pyc"]
+    for name, path in [*sources, *walk(folder)]:
+        if "__pycache__" not in name.split("/"):
+            digest.update(f"{name}\0".encode(errors="surrogateescape") + _state(path))
     return digest.hexdigest()
+
+
+def _state(path: Path) -> bytes:
+    """What of a file may go into an image: the kind, the bits of the mode that count, a link's target, the content."""
+    mode = path.lstat().st_mode
+    head = b"%o\0" % (mode & (0o170000 | stat.S_IXUSR | stat.S_ISVTX))
+    if stat.S_ISLNK(mode):
+        return head + os.readlink(os.fsencode(path)) + b"\0"
+    return head + (sha256_of(path).encode() if stat.S_ISREG(mode) else b"")

@@ -14,6 +14,7 @@ from nitrokit.image.errors import ImageError
 _MAGIC = b"070701"
 _TRAILER = "TRAILER!!!"
 _HEADER = 110
+_PATH_MAX, _NAME_MAX = 4096, 255
 BLOCK = 512
 
 
@@ -67,6 +68,7 @@ def chunks(tree: Mapping[str, Node]) -> Iterator[bytes]:
     size = 0
     for number, path in enumerate(sorted(tree), 1):
         node = tree[path]
+        _check_place(tree, path)
         inode = inodes.setdefault(id(node), number) if id(node) in names else number
         links = 2 if stat.S_ISDIR(node.mode) else names.get(id(node), 1)
         left[id(node)] -= 1
@@ -75,6 +77,22 @@ def chunks(tree: Mapping[str, Node]) -> Iterator[bytes]:
             yield chunk
     trailer = b"".join(_entry(_TRAILER, 0, Node(0), 1, True))
     yield trailer + bytes(-(size + len(trailer)) % BLOCK)
+
+
+def _check_place(tree: Mapping[str, Node], path: str) -> None:
+    """Linux leaves out without a word what it cannot place, though it is measured: names too long (PATH_MAX, NAME_MAX), files without their folder (init/initramfs.c).
+
+    What stands below a link lands elsewhere. Raises ImageError for either.
+    """
+    name, parent = path.encode(errors="surrogateescape"), path.rpartition("/")[0]
+    if len(name) >= _PATH_MAX or any(len(part) > _NAME_MAX for part in name.split(b"/")):
+        raise ImageError(
+            "name-too-long", "Linux would leave out a file with such a long name", got=path[:300],
+            expected=f"at most {_PATH_MAX - 1} bytes, {_NAME_MAX} between slashes",
+        )  # fmt: skip
+    above = tree.get(parent)
+    if parent and (above is None or not stat.S_ISDIR(above.mode)):
+        raise ImageError("no-folder", "Linux would leave out a file whose folder is not in the image, or is a link", got=path[:300])
 
 
 def _entry(path: str, inode: int, node: Node, links: int, with_content: bool) -> Iterator[bytes]:

@@ -25,6 +25,7 @@ _SECRETS = re.compile(
 )
 _SECRET_WORDS = (b"PRIVATE KEY-----", b"AKIA", b"ASIA", b"aws_secret_access_key")
 """Each match holds one: looking for words is thirty times as fast."""
+_LEFT_BEHIND = re.compile(r"(^|.*/)(\.git|\.hg|\.svn|\.idea|\.vscode|\.DS_Store|[^/]+~|\.[^/]+\.sw[a-p])(?=/|$)")
 _VARIABLES = re.compile(r"(PASSWORD|SECRET|TOKEN|PRIVATE_KEY|ACCESS_KEY)", re.IGNORECASE)
 _LOOKED_INTO = 256 << 10
 
@@ -48,6 +49,7 @@ def lint(tree: Tree, process: Process, original_command: str | None, notes: Iter
         *_process(process, original_command),
         *_tools(tree, process),
         *_credentials(tree, process.environment),
+        *_left_behind(tree),
         *(Finding("source", "the source", note, "see docs/enclave_toml.md") for note in notes),
     ]
     return sorted(findings, key=lambda one: (one.id, one.where))
@@ -91,6 +93,12 @@ def _tools(tree: Tree, process: Process) -> Iterator[Finding]:
             yield Finding("shell", path, "whoever gets to run code finds a shell", "start from a base without, or exclude it")
         elif name in _MANAGERS:
             yield Finding("package-manager", path, "an enclave installs nothing: what is in it is what was measured", "exclude it")
+
+
+def _left_behind(tree: Tree) -> Iterator[Finding]:
+    reason = "left behind by an editor or version control: another checkout lacks it, and measures otherwise"
+    for where in sorted({found[0] for path in tree if (found := _LEFT_BEHIND.match(path))}):
+        yield Finding("left-behind", where, reason, "remove it from the image folder")
 
 
 def _credentials(tree: Tree, environment: Mapping[str, str]) -> Iterator[Finding]:

@@ -22,7 +22,7 @@ from nitrokit.image.inventory import has_nitrokit, inventory
 
 def write_sbom(folder: Path, built: BuiltImage) -> Path:
     """Write ``<eif without .eif>.cdx.json`` beside the EIF and return its path. Raises what reading the folder's locks raises."""
-    path = built.eif.with_suffix(".cdx.json")
+    path = built.eif.with_name(built.eif.name.removesuffix(".eif") + ".cdx.json")
     write_atomically(path, [(JsonV1Dot6(_bom(folder, built)).output_as_string(indent=2) + "\n").encode()])
     return path
 

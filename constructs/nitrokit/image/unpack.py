@@ -36,7 +36,7 @@ def unpack_deb(path: Path, tree: Tree, excluded: Callable[[str], bool] = _nothin
     try:
         with (
             uncompressed(io.BytesIO(data), path.name, most=MAX_UNPACKED) as contents,
-            tarfile.open(fileobj=cast(IO[bytes], contents), mode="r|") as archive,
+            tarfile.open(fileobj=cast(IO[bytes], contents), mode="r|", encoding="utf-8") as archive,
         ):
             for member in archive:
                 _add_tar_member(archive, member, tree, path.name, excluded)
@@ -113,7 +113,8 @@ def add_mount_points(tree: Tree) -> None:
 
 
 def resolve_parent(tree: Tree, path: str) -> str:
-    """The path with links among its parent folders followed inside the tree. Raises ImageError for a loop or an escape."""
+    """The path with links among its parent folders followed inside the tree, and without empty parts: ``a//b`` is ``a/b``, not a second file. Raises ImageError for a loop or an escape."""
+    path = "/".join(part for part in path.split("/") if part not in ("", "."))
     for _ in range(40):
         parts = path.split("/")
         for count in range(1, len(parts)):

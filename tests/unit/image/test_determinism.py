@@ -34,8 +34,9 @@ path = "root"
 [app]
 source = "app"
 working_directory = "/app"
-command = ["/usr/bin/tool"]
+command = ["/usr/bin/tool", "ß"]
 user = "7"
+environment = { X = "ä" }
 """
 FILES = {
     "root/usr/bin/tool": b"tool",
@@ -44,6 +45,7 @@ FILES = {
     "root/srv/b": b"b" * 70_000,
     "app/main.py": b"print()\n",
     "app/lib/x.py": b"x = {1, 2}\n",
+    "app/ö": b"umlaut",
 }
 
 
@@ -75,7 +77,8 @@ def _make(folder, names):
         path.write_bytes(FILES[name])
         path.chmod(0o755 if name.endswith("tool") else 0o644)
     (folder / "root/link").symlink_to("usr/bin/tool")
-    (folder / "enclave.toml").write_text(MANIFEST)
+    (folder / "root/ü").symlink_to("srv/ä")
+    (folder / "enclave.toml").write_text(MANIFEST, encoding="utf-8")
     return folder
 
 
@@ -113,6 +116,30 @@ def test_path_order_umask_time_zone_locale_and_file_system_do_not_matter(world, 
     assert _build(world, "moods", image, umask="077", **settings) == reference
     with tempfile.TemporaryDirectory(prefix="nitrokit-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as name:
         assert _build(world, "memory", _make(Path(name) / "x", sorted(FILES)), LC_ALL="C.UTF-8", TMPDIR=name) == reference
+
+
+def test_a_locale_that_is_not_utf_8_does_not_matter(world, reference):
+    """Names on disk and texts are bytes; ISO 8859-1 takes the two of an umlaut for two letters."""
+    if shutil.which("localedef") is None or not Path("/usr/share/i18n/charmaps/ISO-8859-1.gz").is_file():
+        pytest.skip("no localedef here, or no locales' sources")
+    (world / "locales").mkdir()
+    made = subprocess.run(["localedef", "-i", "en_US", "-f", "ISO-8859-1", str(world / "locales/latin")], capture_output=True, check=False)
+    assert made.returncode == 0, made.stderr
+    settings = {"LOCPATH": str(world / "locales"), "LC_ALL": "latin"}
+    probe = [sys.executable, "-c", "import sys; print(sys.getfilesystemencoding())"]
+    assert subprocess.run(probe, capture_output=True, check=True, env=settings).stdout == b"iso8859-1\n"
+    assert _build(world, "latin", _make(world / "latin-image", FILES), **settings) == reference
+
+
+def test_what_version_control_does_not_keep_does_not_matter(world, reference):
+    """Another checkout has no folders without files; running the app leaves compiled modules."""
+    image = _make(world / "used", FILES)
+    (image / "app/gone/deep").mkdir(parents=True)
+    (image / "app/gone/__pycache__").mkdir()
+    (image / "app/gone/__pycache__/x.cpython-311.pyc").write_bytes(b"x")
+    (image / "app/__pycache__").mkdir()
+    (image / "app/__pycache__/main.cpython-311.pyc").write_bytes(b"x")
+    assert _build(world, "used-build", image) == reference
 
 
 def test_another_user_builds_the_same(world, reference):

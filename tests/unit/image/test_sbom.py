@@ -1,8 +1,10 @@
 """The bill of materials: valid by CycloneDX's own schema, complete, and the same for the same image."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
@@ -26,6 +28,13 @@ def test_it_is_valid_and_names_everything_with_its_hash(built):
     assert {"botocore", "cbor2", "cryptography", "nitrokit", "kernel"} <= set(components)
     properties = {one["name"]: one["value"] for one in bom["metadata"]["component"]["properties"]}
     assert properties == {f"nitrokit:PCR{index}": value.hex() for index, value in built.measurements.pcrs().items()}
+
+
+@pytest.mark.parametrize(
+    ("eif", "expected"), [("x.eif", "x.cdx.json"), ("x", "x.cdx.json"), ("x.1", "x.1.cdx.json"), ("x.2", "x.2.cdx.json")]
+)
+def test_images_side_by_side_have_a_bill_each(built, tmp_path, eif, expected):
+    assert write_sbom(HELLO, replace(built, eif=tmp_path / eif)).name == expected
 
 
 def test_the_same_image_gives_the_same_bytes(built):

@@ -26,7 +26,9 @@ names = st.lists(st.text("abc", min_size=1, max_size=3), min_size=1, max_size=3)
 
 @given(st.dictionaries(names, st.binary(max_size=600), max_size=5))
 def test_cpio_round_trip_and_alignment(files):
-    tree = {path: cpio.file(data) for path, data in files.items()}
+    tree: dict[str, cpio.Node] = {}
+    for path, data in files.items():
+        add(tree, f"{path}-", cpio.file(data))  # no folder has such a name
     archive = cpio.write(tree)
     assert len(archive) % 512 == 0
     assert dict(cpio.read(archive)) == tree
@@ -190,3 +192,31 @@ def test_a_packages_and_a_wheels_bomb_are_refused_by_name(tmp_path, monkeypatch)
             unpacking()
         assert caught.value.code == "image/bomb"
         assert "bomb" in caught.value.what.split()[0]
+
+
+@pytest.mark.parametrize(
+    ("tree", "slug"),
+    [
+        ({"a/b": cpio.file(b"")}, "no-folder"),
+        ({"a": cpio.link("c"), "c": cpio.folder(), "a/b": cpio.file(b"")}, "no-folder"),
+        ({"a": cpio.file(b""), "a/b": cpio.file(b"")}, "no-folder"),
+        ({"x" * 256: cpio.file(b"")}, "name-too-long"),
+        ({"ä" * 128: cpio.file(b"")}, "name-too-long"),
+        ({"/".join(["x" * 100] * count): cpio.folder() for count in range(1, 42)}, "name-too-long"),
+    ],
+)
+def test_what_linux_would_leave_out_of_an_archive_or_put_elsewhere_is_refused(tree, slug):
+    """It would be measured and not be there."""
+    with pytest.raises(ImageError) as caught:
+        cpio.write(tree)
+    assert caught.value.slug == slug
+    cpio.write({"x" * 255: cpio.folder(), "x" * 255 + "/y": cpio.file(b"")})
+
+
+def test_a_path_with_empty_parts_is_the_same_file():
+    """Two entries would be one file in the enclave, and only one of them looked at here."""
+    tree: dict[str, cpio.Node] = {}
+    for path in ("usr/bin/sh", "usr//bin/./sh", "./usr/bin//sh"):
+        add(tree, path, cpio.file(path.encode()))
+    assert sorted(tree) == ["usr", "usr/bin", "usr/bin/sh"]
+    assert tree["usr/bin/sh"].data == b"./usr/bin//sh"

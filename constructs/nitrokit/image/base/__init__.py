@@ -17,7 +17,7 @@ from nitrokit.image.architecture import here
 from nitrokit.image.bytecode import compile_modules
 from nitrokit.image.cpio import file, link
 from nitrokit.image.debian import ETC, LIBRARY, SITE, packages_tree, suite_python
-from nitrokit.image.files import write_atomically
+from nitrokit.image.files import sha256_of, write_atomically
 from nitrokit.image.kernel import KernelBlobs
 from nitrokit.image.lock import read_package_lock
 from nitrokit.image.unpack import Tree, add, add_mount_points
@@ -39,7 +39,7 @@ _INIT = b"#!/usr/bin/python3 -ISB\nimport sys\nsys.path[:0] = ['/usr/lib/nitroki
 @functools.cache
 def base_packages() -> Packages:
     """What base.toml says."""
-    return parse_packages((FOLDER / "base.toml").read_text(), path=str(FOLDER / "base.toml"))
+    return parse_packages((FOLDER / "base.toml").read_text(encoding="utf-8"), path=str(FOLDER / "base.toml"))
 
 
 def lock_path(arch: str) -> Path:
@@ -53,8 +53,10 @@ def requirements_path(arch: str) -> Path:
 def bootstrap_ramdisk(kernel: KernelBlobs, arch: str, *, cache: Path, progress: Callable[[str], None]) -> Path:
     """Ramdisk 0 as a file, made once and kept by content. Raises ImageError, LockError, FetchError."""
     path = cache / "bootstrap" / f"{_key(kernel, arch)}.cpio"
-    if not path.is_file():
+    stamp = path.with_suffix(".sha256")
+    if not (path.is_file() and stamp.is_file() and stamp.read_text() == sha256_of(path)):  # a torn one would be measured, and locked
         write_atomically(path, cpio.chunks(bootstrap_tree(kernel, arch, cache=cache, progress=progress)))
+        write_atomically(stamp, [sha256_of(path).encode()])
     return path
 
 

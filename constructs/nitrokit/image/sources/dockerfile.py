@@ -26,7 +26,7 @@ def read_dockerfile(source: Dockerfile, shop: Workshop) -> SourceImage:
     """Build, and read the result. Raises ImageError, FetchError."""
     path, context = shop.folder / source.path, shop.folder / source.context
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ImageError("dockerfile", f"cannot read {path}", got=str(error), expected="the Dockerfile that [dockerfile] names") from error
     builder = find_builder(os.environ)

@@ -41,7 +41,7 @@ class Layers:
         """One layer. Raises ImageError."""
         fresh: set[str] = set()
         try:
-            with tarfile.open(fileobj=cast(IO[bytes], contents), mode="r|") as archive:
+            with tarfile.open(fileobj=cast(IO[bytes], contents), mode="r|", encoding="utf-8") as archive:
                 for member in archive:
                     self._member(archive, member, name, fresh)
                 contents.read_all()

@@ -121,7 +121,7 @@ def _layout(path: Path) -> Iterator[_Blobs]:
         yield _Blobs(lambda name: (path / name).open("rb"), path.name)
         return
     try:
-        archive = tarfile.open(path, mode="r:")
+        archive = tarfile.open(path, mode="r:", encoding="utf-8")
         members = {member.name.removeprefix("./"): member for member in archive if member.isfile()}
     except (OSError, tarfile.TarError) as error:
         raise ImageError(

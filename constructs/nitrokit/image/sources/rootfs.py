@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from pathlib import Path
@@ -13,6 +12,7 @@ from nitrokit.image.cpio import Node, folder
 from nitrokit.image.decompression import uncompressed
 from nitrokit.image.errors import ImageError
 from nitrokit.image.exclude import excluder, without_excluded
+from nitrokit.image.files import sha256_of, walk
 from nitrokit.image.sources import SourceImage, Workshop
 from nitrokit.image.sources.layers import Layers
 from nitrokit.image.unpack import Tree
@@ -24,8 +24,7 @@ def read_rootfs(source: Rootfs, shop: Workshop) -> SourceImage:
     if path.is_dir():
         return SourceImage(_folder(path, source), notes=_folder_notes(source))
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256_of(path)
     except OSError as error:
         raise ImageError("rootfs", f"cannot read {path}", got=str(error), expected="a tar archive or a folder") from error
     if source.sha256 not in (None, digest):
@@ -53,16 +52,12 @@ def _folder(root: Path, source: Rootfs) -> Tree:
     """Files of a folder belong to whoever unpacked it: owners become root, and of the mode the executable bit alone is taken, as version control keeps it."""
     tree: Tree = {}
     excluded = excluder(source.exclude)
-    for parent, folders, files in os.walk(root, onerror=_unreadable):
-        for name in [*folders, *files]:
-            path = Path(parent) / name
-            relative = path.relative_to(root).as_posix()
+    try:
+        for relative, path in walk(root):
             tree[relative] = folder() if excluded(relative) else _node(path, relative)
+    except OSError as error:
+        raise ImageError("rootfs", f"cannot read {error.filename}", got=str(error), expected="folders that this user may read") from error
     return without_excluded(tree, excluded)
-
-
-def _unreadable(error: OSError) -> None:
-    raise ImageError("rootfs", f"cannot read {error.filename}", got=str(error), expected="folders that this user may read") from error
 
 
 def _node(path: Path, relative: str) -> Node:
@@ -71,7 +66,7 @@ def _node(path: Path, relative: str) -> Node:
     if stat.S_ISDIR(status.st_mode):
         return Node(stat.S_IFDIR | (0o1777 if status.st_mode & stat.S_ISVTX else 0o755))
     if stat.S_ISLNK(status.st_mode):
-        return Node(stat.S_IFLNK | 0o777, os.readlink(path).encode(errors="surrogateescape"))
+        return Node(stat.S_IFLNK | 0o777, os.readlink(os.fsencode(path)))
     if stat.S_ISREG(status.st_mode):
         return Node(stat.S_IFREG | executable, Stored(path, 0, status.st_size))
     raise ImageError(

@@ -1,0 +1,96 @@
+"""What is kept between builds: only what is still true is taken, on an image that takes no time (AWS's init)."""
+
+import os
+import shutil
+
+import pytest
+
+from nitrokit.image import base, cached
+from nitrokit.image.cached import build_cached
+from nitrokit.image.fetch import cache_dir
+from nitrokit.image.kernel import find_kernel
+
+
+@pytest.fixture
+def image(tmp_path):
+    folder = tmp_path / "image"
+    (folder / "tree/opt/empty").mkdir(parents=True)
+    (folder / "tree/opt/tool").write_bytes(b"tool")
+    (folder / "tree/opt/tool").chmod(0o755)
+    (folder / "tree/opt/other").mkdir()
+    (folder / "tree/link").symlink_to("opt/tool")
+    (folder / "tree/folder").symlink_to("opt/empty")
+    (folder / "enclave.toml").write_text('[enclave]\nname = "x"\ninit = "aws"\n[rootfs]\npath = "tree"\n[app]\ncommand = ["/opt/tool"]\n')
+    return folder
+
+
+@pytest.fixture
+def build(image, tmp_path):
+    for name in ("bzImage", "init"):
+        (tmp_path / name).write_bytes(b"x")
+    blobs = find_kernel({"NITROKIT_BLOBS": str(tmp_path)}, tmp_path, print)
+    return lambda: build_cached(image, kernel=blobs, cache=tmp_path / "cache", progress=lambda _: None)
+
+
+def _relink(image, name, target):
+    (image / "tree" / name).unlink()
+    (image / "tree" / name).symlink_to(target)
+
+
+CHANGES = {
+    "content": lambda image: (image / "tree/opt/tool").write_bytes(b"another"),
+    "a link's target": lambda image: _relink(image, "link", "opt/../opt/tool"),
+    "the target of a link to a folder": lambda image: _relink(image, "folder", "opt/other"),
+    "a link that leads nowhere": lambda image: _relink(image, "link", "nowhere"),
+    "an empty folder": lambda image: (image / "tree/new").mkdir(),
+    "a folder's sticky bit": lambda image: (image / "tree/opt").chmod(0o1777),
+    "a name that is not UTF-8": lambda image: open(os.fsencode(image / "tree") + b"/\xff\n", "w").close(),
+    "a file of the same name elsewhere": lambda image: (image / "tree/opt/tool").rename(image / "tree/opt/other/tool") and shutil.copy(image / "tree/opt/other/tool", image / "tree/opt/tool"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_change_of_the_folder_is_seen(image, build, change):
+    """Else the template, and `nitrokit explain`, would be of an image that is no more."""
+    before = build()
+    assert build().eif == before.eif, "nothing has changed"
+    CHANGES[change](image)
+    after = build()
+    assert after.eif != before.eif
+    assert after.measurements != before.measurements
+
+
+@pytest.mark.parametrize("module", ["errors.py", "_version.py", "core/boot.py", "runtime/init.py", "image/base/base.toml"])
+def test_every_change_of_nitrokit_is_seen(image, build, tmp_path, monkeypatch, module):
+    package = tmp_path / "nitrokit"
+    shutil.copytree(cached._PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(cached, "_PACKAGE", package)
+    before = build()
+    assert build().eif == before.eif
+    with (package / module).open("a") as file:
+        file.write("# changed\n")
+    assert build().eif != before.eif
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"{}", None])
+def test_a_torn_entry_is_built_again(build, damage):
+    """A record, or (None) the image itself: cut off, though the record is there."""
+    whole = build()
+    content = whole.eif.read_bytes()
+    if damage is None:
+        whole.eif.write_bytes(content[:-1])
+    else:
+        (whole.eif.parent / "built.json").write_bytes(damage)
+    again = build()
+    assert (again.eif.read_bytes(), again.measurements) == (content, whole.measurements)
+
+
+def test_a_torn_ramdisk_0_is_made_again(kernel, tmp_path):
+    """It is measured: a lock would take it for what PCR1 should be."""
+    for part in ("sha256", "wheels"):
+        shutil.copytree(cache_dir(os.environ) / part, tmp_path / part)
+    path = base.bootstrap_ramdisk(kernel, "x86_64", cache=tmp_path, progress=lambda _: None)
+    content = path.read_bytes()
+    for damaged in (b"", content[:-1] + b"x"):
+        path.write_bytes(damaged)
+        assert base.bootstrap_ramdisk(kernel, "x86_64", cache=tmp_path, progress=lambda _: None).read_bytes() == content
