@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import signal
 import sys
@@ -13,7 +15,7 @@ from typer.exceptions import TyperException
 
 from nitrokit.cli import build, check_policy, doctor, explain, gate, ledger, local, lock, measure, report, sign, verify
 from nitrokit.cli.output import fail
-from nitrokit.errors import NitrokitError
+from nitrokit.errors import EnvironmentProblem, NitrokitError
 
 app = typer.Typer(
     name="nitrokit",
@@ -69,9 +71,19 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as error:
+        return _refused(error)
     except Exception as error:
         return _internal(error)
     return code if isinstance(code, int) else 0
+
+
+def _refused(error: OSError) -> int:
+    """A full disk, a folder that may not be written, a file where a folder should be: the machine's, not ours."""
+    if os.environ.get("NITROKIT_DEBUG"):
+        traceback.print_exc()
+    do = "make room" if error.errno == errno.ENOSPC else "check the path, its rights and its kind (NITROKIT_CACHE and TMPDIR name others)"
+    return fail(EnvironmentProblem("files", "the machine refuses to read or write something", got=error, do=do))
 
 
 def _internal(error: Exception) -> int:
@@ -86,7 +98,10 @@ class _Internal(NitrokitError):
 
 
 def main() -> None:
-    """The console script."""
+    """The console script. A locale that cannot say ✓ gets an escape, not an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))
 
 

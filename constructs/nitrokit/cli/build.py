@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nitrokit.cli.output import JsonOption, Steps, result
+from nitrokit.cli.output import JsonOption, Steps, printable, result
 from nitrokit.errors import NitrokitError
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _print(built: BuiltImage, sbom: Path, audited: Audit | AuditProblem | None) 
         print(f"PCR{index} {digest.hex()}")
     print(f"made of: {sbom}")
     for finding in built.findings:
-        print(f"  ! {finding}")
+        print(f"  ! {printable(str(finding))}")
     if audited is not None and not isinstance(audited, NitrokitError):
         print(f"audited: {audited.checked} Python packages, {len(audited.vulnerabilities)} known vulnerabilities")
         for line in (*audited.vulnerabilities, *(f"not audited: {one}" for one in audited.skipped)):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nitrokit.cli.output import JsonOption, Steps, result
+from nitrokit.cli.output import JsonOption, Steps, printable, result
 from nitrokit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def explain(
         "pcrs": {f"PCR{index}": {"before": _hex(old.get(index)), "after": _hex(new.get(index))} for index in pcrs},
         "sections": [section.as_dict() for section in sections],
     }
-    result(value, as_json=as_json, human=lambda: print("\n".join(_lines(value, sections))))
+    result(value, as_json=as_json, human=lambda: print("\n".join(map(printable, _lines(value, sections)))))
     if pcrs:
         raise typer.Exit(1)
 
@@ -120,7 +120,8 @@ def _lines(value: dict[str, Any], sections: list[SectionDifference]) -> Iterator
         yield f"{name} {pair['before'] or 'nothing'}"
         yield f"  → {pair['after'] or 'nothing'}"
     for section in sections:
-        yield f"\n{section.name} ({', '.join(section.pcrs) or 'not measured'}): {section.before or 'absent'} → {section.after or 'absent'}"
+        yield ""
+        yield f"{section.name} ({', '.join(section.pcrs) or 'not measured'}): {section.before or 'absent'} → {section.after or 'absent'}"
         if section.note:
             yield f"  {section.note}"
         for change in section.changes:

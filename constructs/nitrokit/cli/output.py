@@ -24,6 +24,11 @@ def result(value: Mapping[str, Any] | list[Any], *, as_json: bool, human: Callab
         human()
 
 
+def printable(text: str) -> str:
+    """For a terminal: what came out of an image may hold control characters that hide or forge lines."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode("ascii") for one in text)
+
+
 def talk(message: str) -> None:
     """Say something on the way; never part of the result."""
     print(message, file=sys.stderr, flush=True)
@@ -34,10 +39,10 @@ def fail(error: NitrokitError) -> int:
     if "--json" in sys.argv:
         print(json.dumps({"error": error.as_dict()}, indent=2), file=sys.stderr)
         return error.exit_code
-    print(f"error: {error.what} [{error.code}]", file=sys.stderr)
+    print(f"error: {printable(error.what)} [{error.code}]", file=sys.stderr)
     for label, value in (("got", error.got), ("expected", error.expected), ("do this", error.do)):
         if value is not None:
-            print(f"  {label + ':':<10}{value}", file=sys.stderr)
+            print(f"  {label + ':':<10}{printable(str(value))}", file=sys.stderr)
     return error.exit_code
 
 

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from nitrokit.image.compression import CompressionProblem, compressed
+
 MANIFEST = '[enclave]\nname = "x"\ninit = "aws"\ncompression = "zstd"\n[rootfs]\npath = "tree"\n[app]\ncommand = ["/opt/tool"]\n'
 
 
@@ -80,3 +82,76 @@ def test_explain_compares_folders_eifs_and_locks_in_every_pair(image, tmp_path):
             assert [(change["path"], change["kind"], change["diff"][1:]) for change in section["changes"]] == [
                 ("rootfs/opt/tool", "content", [" #!/opt/interpreter", "-one", "+two"])
             ]
+
+
+def test_what_an_image_holds_cannot_forge_what_is_said_of_it(image, tmp_path):
+    """An escape that clears the line would hide a difference from the reviewer."""
+    _nitrokit(image, "build", image, "-o", tmp_path / "one.eif")
+    (image / "tree/opt/tool").write_bytes(b"#!/opt/interpreter\n\x1b[2K\x1b[1Atwo\n")
+    (image / "tree/\x1b[2K\n  added    x").write_bytes(b"")
+    told = _nitrokit(image, "explain", tmp_path / "one.eif", image).stdout
+    assert "\x1b" not in told
+    assert "+\\x1b[2K" in told and "rootfs/\\x1b[2K\\n  added    x" in told
+
+
+def test_what_is_no_file_is_not_replaced(image, tmp_path):
+    """Root would put the image in the place of /dev/null."""
+    os.mkfifo(tmp_path / "pipe")
+    for target in (tmp_path / "pipe", tmp_path):
+        done = _nitrokit(image, "build", image, "-o", target)
+        assert (done.returncode, "environment/files" in done.stderr, str(target) in done.stderr) == (3, True, True), done.stderr
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_machine_that_refuses_is_told_of_as_such(image, tmp_path):
+    (tmp_path / "file").touch()
+    environment = {**os.environ, "NITROKIT_BLOBS": str(tmp_path), "NITROKIT_CACHE": str(tmp_path / "file"), "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-m", "nitrokit.cli", "build", str(image)], capture_output=True, text=True, check=False, env=environment
+    )
+    assert (done.returncode, "environment/files" in done.stderr) == (3, True), done.stderr
+
+
+def test_a_terminal_without_check_marks_gets_escapes():
+    done = subprocess.run(
+        [sys.executable, "-m", "nitrokit.cli", "doctor"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert "\\u2713 Python" in done.stdout
+    assert "internal" not in done.stderr
+
+
+def test_a_part_of_the_app_that_cannot_be_read_is_not_left_out(image):
+    """As a user to whom a folder is closed: the image would be measured without it."""
+    (image / "app/closed").mkdir(parents=True)
+    (image / "app/closed/x").touch()
+    (image / "enclave.toml").write_text(MANIFEST + 'source = "app"\n')
+    (image / "app/closed").chmod(0)
+    prefix = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"] if os.getuid() == 0 else []
+    if prefix and shutil.which("setpriv") is None:
+        pytest.skip("root can read everything, and there is no setpriv")
+    environment = {**os.environ, "NITROKIT_BLOBS": str(image.parent), "NITROKIT_CACHE": str(image.parent / "cache")}
+    command = [*prefix, sys.executable, "-m", "nitrokit.cli", "build", str(image), "-o", str(image.parent / "x.eif")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    (image / "app/closed").chmod(0o755)
+    assert (done.returncode, "image/app-unreadable" in done.stderr) == (1, True), done.stderr
+
+
+def test_what_editors_and_version_control_leave_behind_is_told(image, tmp_path):
+    for name in (".git/config", ".git/HEAD", "opt/x~", "opt/.x.swp", "opt/x.gitignore", "opt/fine"):
+        (image / "tree" / name).parent.mkdir(exist_ok=True)
+        (image / "tree" / name).touch()
+    told = json.loads(_nitrokit(image, "build", image, "-o", tmp_path / "x.eif", "--json").stdout)
+    assert [one["where"] for one in told["findings"] if one["id"] == "left-behind"] == [".git", "opt/.x.swp", "opt/x~"]
+
+
+def test_another_zstd_is_refused(monkeypatch):
+    """Its bytes may differ: a distribution's module comes with the distribution's library."""
+    zstandard = pytest.importorskip("zstandard")
+    monkeypatch.setattr(zstandard, "ZSTD_VERSION", (1, 5, 6))
+    with pytest.raises(CompressionProblem) as caught:
+        list(compressed([b"x"], "zstd"))
+    assert (caught.value.code, caught.value.got) == ("image/zstd", "1.5.6")
