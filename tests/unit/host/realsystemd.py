@@ -47,6 +47,10 @@ class Systemd:
         for name in ("basic", "sysinit", "multi-user", "network-online", "shutdown", "sockets"):
             (etc / f"{name}.target").write_text(f"[Unit]\nDescription={name}\nDefaultDependencies=no\n")
         (etc / "default.target").write_text("[Unit]\nDescription=All\nWants=multi-user.target systemd-journald.service\n")
+        # Amazon Linux's program is not here; a unit that fails every second would only take time.
+        drop_in = folder / "etc/units/nitrokit-vsock-proxy-8001.service.d/program.conf"
+        drop_in.parent.mkdir(parents=True, exist_ok=True)
+        drop_in.write_text("[Service]\nExecStart=\nExecStart=/bin/sleep infinity\n")
         for name in ("systemd-journald.service", "systemd-journald.socket", "systemd-journald-dev-log.socket"):
             (etc / name).symlink_to(f"/usr/lib/systemd/system/{name}")
 
@@ -68,7 +72,7 @@ class Systemd:
         ]
         command += ["--dir", "/sys/fs/cgroup", "--bind", str(self._cgroup), "/sys/fs/cgroup", "--setenv", "container", "nitrokit"]
         # Nothing of the machine's own units: a boot takes a moment.
-        command += ["--setenv", "SYSTEMD_UNIT_PATH", "/etc/systemd/system"]
+        command += ["--setenv", "SYSTEMD_UNIT_PATH", "/etc/systemd/system:/etc/units"]
         command += [SYSTEMD, "--system", "--log-level=warning", "--show-status=no"]
         enter = f'echo $$ > {self._cgroup}/cgroup.procs; exec "$@"'
         self._bwrap = subprocess.Popen(
