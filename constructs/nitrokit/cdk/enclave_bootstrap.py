@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import jsii
-from aws_cdk import Acknowledgment, Duration, IStableAnyProducer, Lazy, Names, Stack, Validations
+from aws_cdk import Acknowledgment, CfnWaitCondition, CfnWaitConditionHandle, Duration, IStableAnyProducer, Lazy, Names, Stack, Validations
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3 as s3
@@ -16,6 +17,7 @@ from aws_cdk import aws_s3_assets as s3_assets
 from aws_cdk import aws_ssm as ssm
 from constructs import Construct
 
+from nitrokit.cdk.enclave_host import EnclaveHost
 from nitrokit.cdk.enclave_image import EnclaveImage
 from nitrokit.cdk.parent import EnclaveParent, EnclaveSlots
 from nitrokit.host.bundle import build_agent
@@ -26,12 +28,13 @@ from nitrokit.image.files import write_atomically
 _WAIT = range(15, 172_801)  # seconds (CloudFormation AWS::SSM::Association WaitForSuccessTimeoutSeconds)
 _HEALTHY = range(1, 601)  # seconds, as the agent has it
 _CONTROL_PORT = 5001
+_LONGEST_CONDITION = 43_200  # seconds (CloudFormation AWS::CloudFormation::WaitCondition Timeout)
 
 
 class EnclaveBootstrap(Construct):
     """Runs ``image`` on ``parent``: a host or a fleet. Several bootstraps share one parent: up to four.
 
-    - ``timeout``: how long the deployment waits for a healthy enclave, 15 s to 48 h; default 15 minutes.
+    - ``timeout``: how long the deployment waits for a healthy enclave, 15 s to 48 h; default 15 minutes. A host whose enclave does not come up fails it at once, with the cause in the event.
     - ``cid``: the enclave's fixed vsock address, so that proxies on the host stay right over restarts; default the parent's next free one, from 16 on.
     - ``healthy_within``: how long an app may take from its enclave's boot until it is ready, 1 s to 10 minutes; default two minutes. An update that takes longer goes back to the former image.
     - ``log_group``: for what the app prints (where enclave.toml lets the parent read it), what the agent did, and metrics; default one of its own, kept for a year.
@@ -77,6 +80,8 @@ class EnclaveBootstrap(Construct):
         self.status_document = self._make_document("StatusDocument", "status.json.j2")
         self.operate_document = self._make_document("OperateDocument", "operate.json.j2")
         self.runbook = self._make_runbook()
+        if isinstance(parent, EnclaveHost):
+            self._await_signal(wait)
         self._associate(wait, output_bucket)
 
     def _grant(self, diagnostics_bucket: s3.IBucket | None) -> None:
@@ -115,6 +120,18 @@ class EnclaveBootstrap(Construct):
         # Roles, endpoints and routes first: the agent on the host needs them all.
         self.association.node.add_dependency(self.parent)
 
+    def _await_signal(self, wait: int) -> None:
+        """A host's agent tells CloudFormation how it went. An association alone would fail the stack by its time-out, without a cause; of a fleet nobody knows how many instances will tell.
+
+        A handle takes the signals of one deployment, so another configuration gets another one.
+        """
+        content = json.dumps(Stack.of(self).resolve([self._parameters["AgentSha256"], self._values()]), sort_keys=True)
+        digest = hashlib.sha256(content.encode()).hexdigest()[:8]
+        handle = CfnWaitConditionHandle(self, f"Signal{digest}")
+        self._parameters["Signal"] = handle.ref
+        condition = CfnWaitCondition(self, f"Healthy{digest}", handle=handle.ref, count=1, timeout=str(min(wait, _LONGEST_CONDITION)))
+        condition.node.add_dependency(self.parent)
+
     def _make_document(self, id: str, template: str) -> ssm.CfnDocument:
         content = render_document(template, name=self.image.name)
         return ssm.CfnDocument(
@@ -135,8 +152,13 @@ class EnclaveBootstrap(Construct):
 
     def _config(self) -> str:
         """The agent's configuration; the bucket's name is known at deployment only."""
+        # Whoever comes later to this parent is in the pool's list too: it is reserved once for all.
+        return Stack.of(self).to_json_string({**self._values(), "pool": Lazy.any(_Pool(self.parent.enclaves))})
+
+    def _values(self) -> dict[str, Any]:
+        """The configuration, but for what other bootstraps say."""
         image = self.image
-        value: dict[str, Any] = {
+        return {
             "name": image.name,
             **image.host_config(),
             "measurements": {f"PCR{index}": value.hex() for index, value in image.measurements.pcrs().items()},
@@ -144,15 +166,12 @@ class EnclaveBootstrap(Construct):
             "memory_mib": image.memory_mib,
             "cid": self.slot.cid,
             "proxies": [{"vsock_port": one.vsock_port, "host": one.host, "port": one.port} for one in image.egress],
-            # Whoever comes later to this parent is in the list too: the pool is reserved once for all.
-            "pool": Lazy.any(_Pool(self.parent.enclaves)),
             "group": Names.unique_id(self.parent),
             "control_port": _CONTROL_PORT if image.controlled else None,
             "healthy_within": self._healthy_within,
             "log_group": self.log_group.log_group_name,
             "parameter": self.parameter,
         }
-        return Stack.of(self).to_json_string(value)
 
 
 @jsii.implements(IStableAnyProducer)

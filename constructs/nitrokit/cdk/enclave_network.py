@@ -18,6 +18,8 @@ DOCKER_SERVICES = ("ecr.api", "ecr.dkr")
 _ACTIONS = {"kms": [*ATTESTED_ACTIONS, "kms:GenerateRandom", "kms:Encrypt", "kms:DescribeKey"], "ecr.api": ["ecr:*"], "ecr.dkr": ["ecr:*"]}
 _PUBLIC_BUCKETS = ("al2023-repos-{region}-de612dc2", "amazonlinux-2-repos-{region}", "amazon-ssm-{region}", "aws-ssm-{region}")
 """Amazon Linux's packages (AL2023 User Guide, "Managing repositories") and the SSM Agent's updates (Systems Manager User Guide, "SSM Agent communications with AWS managed S3 buckets")."""
+_SIGNALS = "cloudformation-waitcondition-{region}"
+"""Where a host tells CloudFormation how its enclave came up (CloudFormation User Guide "Setting up VPC endpoints for CloudFormation")."""
 _LAYER_BUCKET = "prod-{region}-starport-layer-bucket"
 
 
@@ -28,8 +30,8 @@ class EnclaveNetwork(Construct):
     - ``cidr``: the VPC's addresses; default 10.0.0.0/16, a /24 for each zone.
     - ``services``: further AWS services for which there is an interface endpoint, e.g. "monitoring"; default none. Constructs add what they need (``add_endpoint``).
 
-    Endpoint policies: the caller must be of this account; KMS takes only what an attested enclave may ask, with Encrypt and DescribeKey; S3 reaches this account's buckets, and reads
-    those of Amazon Linux and the SSM Agent. Widen one by ``network.endpoint("kms").add_to_policy(…)``.
+    Endpoint policies: the caller must be of this account; KMS takes only what an attested enclave may ask, with Encrypt and DescribeKey;
+    S3 reaches this account's buckets and CloudFormation's for signals, and reads those of Amazon Linux and the SSM Agent. Widen one by ``network.endpoint("kms").add_to_policy(…)``.
     """
 
     def __init__(
@@ -151,7 +153,13 @@ def _s3_statements() -> list[iam.PolicyStatement]:
         resources=["*"],
         conditions={"StringEquals": {"aws:PrincipalAccount": Aws.ACCOUNT_ID, "aws:ResourceAccount": Aws.ACCOUNT_ID}},
     )
-    return [own, _public_read(*_PUBLIC_BUCKETS)]
+    # A signal is signed by CloudFormation, so the caller is not of this account.
+    signals = iam.PolicyStatement(
+        principals=[iam.AnyPrincipal()],
+        actions=["s3:PutObject"],
+        resources=[f"arn:{Aws.PARTITION}:s3:::{_SIGNALS.format(region=Aws.REGION)}/*"],
+    )
+    return [own, _public_read(*_PUBLIC_BUCKETS), signals]
 
 
 def _public_read(*buckets: str) -> iam.PolicyStatement:

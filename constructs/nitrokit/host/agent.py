@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, List, Optional
 from nitrokit._version import __version__
 from nitrokit.errors import NitrokitError
 from nitrokit.host import config as configuration
-from nitrokit.host import health, images, launch, logs, packages, pool, publish, requests, rollout, supervise
+from nitrokit.host import health, images, launch, logs, packages, pool, publish, requests, rollout, signals, supervise
 from nitrokit.host.config import AgentError, Config
 from nitrokit.host.diagnose import diagnose
 from nitrokit.host.files import write_atomically
@@ -33,11 +33,12 @@ _STEPS = ("install", "image", "verify", "allocate", "run", "health")
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run one command."""
     options = _parser().parse_args(arguments)
+    signal = os.environ.pop("SSM_Signal", "")  # an address to write to: no program that we run need know it
     try:
         result = _dispatch(options)
     except NitrokitError as error:
         print(f"nitrokit-agent {options.command}: {error}", file=sys.stderr)
-        _tell(options, error)
+        _tell(options, error, signal)
         return error.exit_code
     except OSError as error:
         told = AgentError("file", "the parent's disk or file system failed", got=error, do="look at `df` and `dmesg`; run the step again")
@@ -47,6 +48,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
         print(f"nitrokit-agent {options.command}: {type(error).__name__}: {error} [agent/internal]", file=sys.stderr)
         return 3
     print(json.dumps(result))
+    if options.command == _STEPS[-1]:
+        signals.tell(signal, options.enclave, data=str(result.get("enclave_id")))
+        publish.line(configuration.load(options.enclave), f"{options.command}: {json.dumps(result)}")
     return 0
 
 
@@ -138,14 +142,16 @@ def _config_variable() -> str:
         ) from error
 
 
-def _tell(options: argparse.Namespace, error: NitrokitError) -> None:
+def _tell(options: argparse.Namespace, error: NitrokitError, signal: str) -> None:
     """A step that failed is seen from outside, too. Never raises."""
     if options.command not in _STEPS:
         return
+    signals.tell(signal, options.enclave, failure=f"{options.command}: {error}")
     try:
         config = configuration.load(options.enclave)
     except NitrokitError:
         return  # nothing is known of where to tell it
+    publish.line(config, f"{options.command}: {error}")
     publish.state(config, {"status": "failed", "step": options.command, "reason": str(error)})
 
 

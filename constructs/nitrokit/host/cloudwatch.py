@@ -22,7 +22,6 @@ class Stream:
     def __init__(self, config: Config, kind: str) -> None:
         self._group = config.log_group
         self._name = f"{os.environ.get('AWS_SSM_INSTANCE_ID', 'unknown')}/{config.name}/{kind}"
-        self._made = False
 
     def put(self, lines: List[str]) -> None:
         """Send lines, in as many calls as they need. Raises AgentError."""
@@ -42,23 +41,21 @@ class Stream:
             self._send(events)
 
     def _send(self, events: List[Dict[str, Any]]) -> None:
-        where = ["--log-group-name", self._group, "--log-stream-name", self._name]
-        if not self._made:
-            try:
-                run(["aws", "logs", "create-log-stream", *where], "making the log stream", "publish", timeout=_TIMEOUT)
-            except AgentError as error:
-                if "ResourceAlreadyExistsException" not in str(error.got):
-                    raise
-            self._made = True
         request = json.dumps({"logGroupName": self._group, "logStreamName": self._name, "logEvents": events})
-        # By stdin: a command line holds 128 KiB, and everybody on the host may read it.
-        run(
-            ["aws", "logs", "put-log-events", "--cli-input-json", "file:///dev/stdin"],
-            "sending log lines",
-            "publish",
-            timeout=_TIMEOUT,
-            stdin=request,
-        )
+        try:
+            _put(request)
+        except AgentError as error:
+            if "ResourceNotFoundException" not in str(error.got):
+                raise
+            where = ["--log-group-name", self._group, "--log-stream-name", self._name]
+            run(["aws", "logs", "create-log-stream", *where], "making the log stream", "publish", timeout=_TIMEOUT)
+            _put(request)
+
+
+def _put(request: str) -> None:
+    # By stdin: a command line holds 128 KiB, and everybody on the host may read it.
+    command = ["aws", "logs", "put-log-events", "--cli-input-json", "file:///dev/stdin"]
+    run(command, "sending log lines", "publish", timeout=_TIMEOUT, stdin=request)
 
 
 def metric(config: Config, values: Dict[str, float]) -> str:

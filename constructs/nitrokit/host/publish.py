@@ -28,6 +28,11 @@ def state(config: Config, told: Dict[str, Any]) -> None:
     _try("put-compliance-items", lambda: _ssm("put-compliance-items", _compliance(config, instance, told)))
 
 
+def line(config: Config, text: str) -> None:
+    """A line about what the agent did. Never raises."""
+    _try("a line", lambda: cloudwatch.Stream(config, "agent").put([text]))
+
+
 def _compliance(config: Config, instance: str, told: Dict[str, Any]) -> Dict[str, Any]:
     """One item an enclave, so that several on a parent do not replace each other's (Systems Manager API Reference PutComplianceItems, UploadType PARTIAL)."""
     good = told.get("status") == "running"

@@ -7,6 +7,7 @@ import pytest
 from aws_cdk.assertions import Template
 
 from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
+from nitrokit.cdk.enclave_fleet import EnclaveFleet
 from nitrokit.cdk.enclave_host import EnclaveHost
 from nitrokit.cdk.enclave_image import EnclaveImage
 from nitrokit.cdk.parent import EnclaveSlots
@@ -65,3 +66,27 @@ def test_two_enclaves_run_on_one_host(tmp_path):
         json.dumps(one["Properties"]["Parameters"]) for one in Template.from_stack(stack).find_resources("AWS::SSM::Association").values()
     ]
     assert sorted(config.partition('cid\\":')[2][:2] for config in map(lambda text: text.replace("\\\\", "\\"), configs)) == ["16", "17"]
+
+
+def _conditions(tmp_path, parent, **options):
+    path = tmp_path / "small.eif"
+    with path.open("w+b") as file:
+        write_eif(file, kernel=b"kernel", cmdline="c", ramdisks=[b"init", b"app"], metadata={"BuildMetadata": {}})
+    stack = cdk.Stack(cdk.App(), "S")
+    image = EnclaveImage.from_eif(stack, "Image", path, name="hello", measurements=read_eif(path.read_bytes()).measurements)
+    EnclaveBootstrap(stack, "Bootstrap", parent=parent(stack, "Parent"), image=image, **options)
+    template = Template.from_stack(stack)
+    (association,) = template.find_resources("AWS::SSM::Association").values()
+    return template.find_resources("AWS::CloudFormation::WaitCondition"), association["Properties"]["Parameters"].get("Signal")
+
+
+def test_a_hosts_deployment_waits_for_its_signal_and_each_configuration_for_its_own(tmp_path):
+    ((first, condition),) = _conditions(tmp_path, EnclaveHost)[0].items()
+    assert (condition["Properties"]["Count"], condition["Properties"]["Timeout"]) == (1, "900")
+    assert [condition["Properties"]["Handle"]] == _conditions(tmp_path, EnclaveHost)[1]
+    assert list(_conditions(tmp_path, EnclaveHost)[0]) == [first]
+    assert list(_conditions(tmp_path, EnclaveHost, healthy_within=cdk.Duration.seconds(9))[0]) != [first]
+
+
+def test_nobody_waits_for_a_fleets_signals(tmp_path):
+    assert _conditions(tmp_path, EnclaveFleet) == ({}, None)

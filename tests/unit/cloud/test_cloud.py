@@ -222,6 +222,34 @@ def test_a_failing_association_fails_the_stack_with_its_step_and_cause(local):
     assert "the disk is full" in reasons
 
 
+def test_a_wait_condition_takes_signals_where_its_handle_says(local):
+    resources = {
+        "Handle": {"Type": "AWS::CloudFormation::WaitConditionHandle"},
+        "Condition": {"Type": "AWS::CloudFormation::WaitCondition", "Properties": {"Handle": {"Ref": "Handle"}, "Timeout": "60"}},
+    }
+    assert _deploy(local, "signalled", resources)[0] == "CREATE_COMPLETE"
+    found = local.client("cloudformation").describe_stack_resources(StackName="signalled")["StackResources"]
+    url = next(one["PhysicalResourceId"] for one in found if one["LogicalResourceId"] == "Handle")
+    urllib.request.urlopen(urllib.request.Request(url, b"{}", {"Content-Type": ""}, method="PUT")).close()
+    bucket, key = url.split("/")[-2:]
+    assert local.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read() == b"{}"
+
+
+def test_compliance_that_an_instance_reports_is_there(local):
+    ssm = local.client("ssm")
+    item = {"Id": "hello", "Severity": "CRITICAL", "Status": "NON_COMPLIANT"}
+    report = {
+        "ResourceId": "i-1",
+        "ResourceType": "ManagedInstance",
+        "ComplianceType": "Custom:Enclave",
+        "ExecutionSummary": {"ExecutionTime": 1},
+    }
+    ssm.put_compliance_items(**report, Items=[item], UploadType="PARTIAL")
+    ssm.put_compliance_items(**report, Items=[{**item, "Id": "other", "Status": "COMPLIANT"}], UploadType="PARTIAL")
+    listed = ssm.list_compliance_items(ResourceIds=["i-1"], ResourceTypes=["ManagedInstance"])["ComplianceItems"]
+    assert {one["Id"]: one["Status"] for one in listed} == {"hello": "NON_COMPLIANT", "other": "COMPLIANT"}
+
+
 def test_a_stack_that_is_being_changed_takes_no_other_change(local):
     resources = {
         "Instance": {"Type": "AWS::EC2::Instance", "Properties": {"ImageId": "ami-12c6146b", "InstanceType": "m6i.xlarge"}},

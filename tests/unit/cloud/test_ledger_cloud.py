@@ -42,7 +42,10 @@ def deployed(local, tmp_path_factory):
     )
     client.execute_change_set(StackName="ledger", ChangeSetName="c")
     client.get_waiter("stack_create_complete").wait(StackName="ledger", WaiterConfig={"Delay": 0.2, "MaxAttempts": 300})
-    return {one["ResourceType"]: one.get("PhysicalResourceId", "") for one in client.describe_stack_resources(StackName="ledger")["StackResources"]}
+    return {
+        one["ResourceType"]: one.get("PhysicalResourceId", "")
+        for one in client.describe_stack_resources(StackName="ledger")["StackResources"]
+    }
 
 
 def _zip(folder: Path) -> bytes:

@@ -4,7 +4,9 @@ import hashlib
 import json
 import os
 import subprocess
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from fakeparent import AGENT, STEPS, configuration, frame, image, pcrs
@@ -493,6 +495,52 @@ def test_the_bundle_is_what_the_agent_imports(parent):
     done = parent.run(f'python3 -c "{code}"')
     assert done.stderr == ""
     assert set(done.stdout.split()) == set(MODULES)
+
+
+# What CloudFormation is told
+
+
+@pytest.fixture
+def signals():
+    """A server as S3 is one to presigned addresses; what it got, with the content type."""
+    got: list[tuple[str | None, dict[str, str]]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_PUT(self):
+            got.append((self.headers.get("Content-Type"), json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/signal?X-Amz-Signature=s", got
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_failing_step_tells_cloudformation_its_cause_and_health_that_all_is_well(parent, signals):
+    url, got = signals
+    environment = {"SSM_Signal": url, "AWS_SSM_INSTANCE_ID": "i-1"}
+    parent.fault("aws", "fail")
+    parent.step("install", **environment)
+    assert got == []
+    parent.step("image", **environment)
+    _running(parent)
+    parent.step("health", **environment)
+    assert [(kind, one["Status"], one["UniqueId"]) for kind, one in got] == [("", "FAILURE", "i-1.hello"), ("", "SUCCESS", "i-1.hello")]
+    assert got[0][1]["Reason"].startswith("image: finding the image failed [agent/image]; got: An error occurred (403)")
+    assert got[1][1]["Data"] == "i-1-enc1"
+
+
+def test_nobody_who_waits_is_no_failure(parent):
+    _running(parent)
+    done = parent.step("health", SSM_Signal="http://127.0.0.1:9/x?X-Amz-Signature=secret")
+    assert done.returncode == 0
+    assert "was not told" in done.stderr
+    assert "secret" not in done.stderr
 
 
 # Diagnostics

@@ -6,6 +6,8 @@ import time
 import pytest
 from fakeparent import AGENT, BROKEN, STEPS, configuration, pcrs
 
+from nitrokit.host.renderer import render_document
+
 TWO = [{"name": "hello", "cpu_count": 2, "memory_mib": 256}, {"name": "other", "cpu_count": 2, "memory_mib": 900}]
 
 
@@ -219,20 +221,31 @@ def test_somebody_elses_enclave_is_not_ended_for_our_pool(parent):
 # Day two
 
 
+def _operate(parent, action):
+    """By the document that the runbook runs."""
+    (step,) = render_document("operate.json.j2", name="hello")["mainSteps"]
+    done = parent.run(
+        "\n".join(step["inputs"]["runCommand"]), SSM_Action=action, SSM_Enclave="hello", SSM_Upload="", AWS_SSM_REGION_NAME="eu-west-1"
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 def test_drained_stays_drained_until_resumed(parent):
     parent.up()
-    assert json.loads(parent.step("drain").stdout) == {"drained": True, "ended": False}
+    assert _operate(parent, "drain") == {"drained": True, "ended": False}
     assert parent.enclaves() == []
     parent.cut()
     parent.boot()
     time.sleep(1)
     assert parent.enclaves() == []
-    assert json.loads(parent.step("resume").stdout)["status"] == "healthy"
+    assert _operate(parent, "status")["enclaves"][0]["unit_active"] is False
+    assert _operate(parent, "resume")["status"] == "healthy"
 
 
 def test_rotated_is_another_enclave_of_the_same_image(parent):
     before = parent.up()["enclave_id"]
-    assert json.loads(parent.step("rotate").stdout)["enclave_id"] != before
+    assert _operate(parent, "rotate")["enclave_id"] != before
     assert _runs(parent, "00")
 
 

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from nitrokit.emulation.cloud import wait_conditions
 from nitrokit.emulation.cloud.ssm import SystemsManager
 
 _NO_BEHAVIOUR = (
@@ -20,6 +21,7 @@ _NO_BEHAVIOUR = (
     "AWS::Lambda::Permission",
     "AWS::Lambda::Url",
     "AWS::SQS::QueuePolicy",
+    wait_conditions.CONDITION,
 )
 """Types that may be there and do nothing locally. Any other that moto does not know fails the stack."""
 
@@ -27,8 +29,10 @@ _NO_BEHAVIOUR = (
 PutKeyPolicy = Callable[[str, str], object]
 
 
-def install(systems_manager: SystemsManager, put_key_policy: PutKeyPolicy) -> Callable[[], None]:
-    """Put the helpers into moto (this process is the cloud's own); returns what takes them out again. ``put_key_policy``: a key's id and policy, as the role that deploys."""
+def install(systems_manager: SystemsManager, put_key_policy: PutKeyPolicy, endpoint_url: Callable[[], str]) -> Callable[[], None]:
+    """Put the helpers into moto (this process is the cloud's own); returns what takes them out again. ``put_key_policy``: a key's id and policy, as the role that deploys.
+    ``endpoint_url``: the cloud's own.
+    """
     from moto.cloudformation import models, parsing
     from moto.ec2.models.instances import Instance
     from moto.kms.models import Key
@@ -57,7 +61,11 @@ def install(systems_manager: SystemsManager, put_key_policy: PutKeyPolicy) -> Ca
     Document.create_from_cloudformation_json = classmethod(_document_with_defaults(Document.create_from_cloudformation_json.__func__))
     Key.create_from_cloudformation_json = classmethod(_key_of_its_kind)
     known = parsing.get_model_map()
-    own = {"AWS::SSM::Association": _association(systems_manager), **{name: _inert(name) for name in _NO_BEHAVIOUR if name not in known}}
+    own = {
+        "AWS::SSM::Association": _association(systems_manager),
+        wait_conditions.HANDLE: wait_conditions.handle(_inert(wait_conditions.HANDLE), endpoint_url),
+        **{name: _inert(name) for name in _NO_BEHAVIOUR if name not in known},
+    }
     moto_class = parsing.resource_class_from_type
     parsing.resource_class_from_type = lambda resource_type: own.get(resource_type) or moto_class(resource_type)
 

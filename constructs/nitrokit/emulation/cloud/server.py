@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nitrokit.core.attestation import TrustAnchor
-from nitrokit.emulation.cloud import cloudformation, events, metadata
+from nitrokit.emulation.cloud import cloudformation, compliance, events, metadata
 from nitrokit.emulation.cloud.identity import Identities, Keys
 from nitrokit.emulation.cloud.kms import TARGET, KmsEvent, KmsFront
 from nitrokit.emulation.cloud.lambdas import Lambdas, base_environment
@@ -112,8 +112,9 @@ class LocalCloud:
         from moto.awslambda.models import LambdaFunction
         from moto.ssm.models import SimpleSystemManagerBackend
 
-        self._restores.append(cloudformation.install(self._systems_manager, self._put_key_policy))
+        self._restores.append(cloudformation.install(self._systems_manager, self._put_key_policy, lambda: self.endpoint_url))
         self._restores.append(events.install(self.lambdas.invoke))
+        self._restores.append(compliance.install())
         invoke, send = LambdaFunction._invoke_lambda, SimpleSystemManagerBackend.send_command
         LambdaFunction._invoke_lambda = lambda function, event=None: self.lambdas.invoke(function, event)
         SimpleSystemManagerBackend.send_command = self._send_command(send)
