@@ -20,6 +20,7 @@ _NO_BEHAVIOUR = (
     "AWS::EC2::FlowLog",
     "AWS::Lambda::Permission",
     "AWS::Lambda::Url",
+    "AWS::SNS::TopicPolicy",
     "AWS::SQS::QueuePolicy",
     wait_conditions.CONDITION,
 )
@@ -324,15 +325,27 @@ def _inert(name: str) -> Any:
     return Inert
 
 
+def _targeted(target: Mapping[str, Any], account_id: str, region_name: str) -> list[str]:
+    """Instance ids of an association's target: as they are, or by a tag."""
+    from moto.ec2.models import ec2_backends
+
+    kind, _, tag = str(target["Key"]).partition(":")
+    if kind == "InstanceIds":
+        return list(target["Values"])
+    if kind != "tag":
+        raise ValueError(f"the local association takes InstanceIds and tag:… alone, got {target['Key']}")
+    wanted = {(tag, value) for value in target["Values"]}
+    running = (one for one in ec2_backends[account_id][region_name].all_instances() if one.state == "running")
+    return [one.id for one in running if wanted & {(pair["key"], pair["value"]) for pair in one.get_tags()}]
+
+
 def _association(systems_manager: SystemsManager) -> Any:
     base = _inert("AWS::SSM::Association")
 
-    def associate(properties: Mapping[str, Any]) -> None:
+    def associate(properties: Mapping[str, Any], account_id: str, region_name: str) -> None:
         parameters = {name: value if isinstance(value, list) else [value] for name, value in properties.get("Parameters", {}).items()}
         for target in properties.get("Targets", []):
-            if target["Key"] != "InstanceIds":
-                raise ValueError(f"the local association takes InstanceIds alone, got {target['Key']}")
-            for instance_id in target["Values"]:
+            for instance_id in _targeted(target, account_id, region_name):
                 outcome = systems_manager.execute(properties["Name"], instance_id, parameters)
                 if outcome.status != "Success" and properties.get("WaitForSuccessTimeoutSeconds"):
                     cause = " ".join(outcome.stderr.split())[-700:]
@@ -343,14 +356,14 @@ def _association(systems_manager: SystemsManager) -> Any:
         def create_from_cloudformation_json(
             cls, resource_name: str, cloudformation_json: Any, account_id: str, region_name: str, **named: Any
         ) -> Any:
-            associate(cloudformation_json["Properties"])
+            associate(cloudformation_json["Properties"], account_id, region_name)
             return cls(resource_name)
 
         @classmethod
         def update_from_cloudformation_json(
             cls, original_resource: Any, new_resource_name: str, cloudformation_json: Any, account_id: str, region_name: str
         ) -> Any:
-            associate(cloudformation_json["Properties"])
+            associate(cloudformation_json["Properties"], account_id, region_name)
             return original_resource
 
     return Association

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nitrokit.core.attestation import TrustAnchor
-from nitrokit.emulation.cloud import cloudformation, compliance, events, metadata
+from nitrokit.emulation.cloud import autoscaling, cloudformation, compliance, events, metadata
 from nitrokit.emulation.cloud.identity import Identities, Keys
 from nitrokit.emulation.cloud.kms import TARGET, KmsEvent, KmsFront
 from nitrokit.emulation.cloud.lambdas import Lambdas, base_environment
@@ -115,6 +115,7 @@ class LocalCloud:
         self._restores.append(cloudformation.install(self._systems_manager, self._put_key_policy, lambda: self.endpoint_url))
         self._restores.append(events.install(self.lambdas.invoke))
         self._restores.append(compliance.install())
+        self._restores.append(autoscaling.install())
         invoke, send = LambdaFunction._invoke_lambda, SimpleSystemManagerBackend.send_command
         LambdaFunction._invoke_lambda = lambda function, event=None: self.lambdas.invoke(function, event)
         SimpleSystemManagerBackend.send_command = self._send_command(send)

@@ -1,0 +1,66 @@
+"""app.py's production form in the local cloud: instances wait in the lifecycle hook until the deployed Lambda has appraised their real documents."""
+
+import json
+import os
+import shutil
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from nitrokit.emulation.demo.deployment import Cdk
+from nitrokit.emulation.local import LocalAws
+
+ROOT = Path(__file__).parents[2]
+HOSTS = 2
+
+
+@pytest.fixture
+def local():
+    # Short: unix socket paths below it must fit in 108 bytes.
+    work = Path(tempfile.mkdtemp(prefix="nk-", dir="/tmp"))
+    aws = LocalAws(work, environment=os.environ, runner="process", note=lambda _: None)
+    yield work, aws
+    aws.close()
+    shutil.rmtree(work)
+
+
+def _states(autoscaling):
+    return sorted(
+        one["LifecycleState"] for group in autoscaling.describe_auto_scaling_groups()["AutoScalingGroups"] for one in group["Instances"]
+    )
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(600)
+def test_a_fleets_instances_go_into_service_when_they_are_attested(local):
+    work, aws = local
+    autoscaling, seen, over = aws.client("autoscaling"), [], threading.Event()
+
+    def watch():
+        while not over.wait(0.2):
+            if (states := _states(autoscaling)) and states not in seen:
+                seen.append(states)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        cdk = Cdk(ROOT, work, aws.environment(), lambda _: None)
+        cdk.bootstrap(aws.account, aws.region)
+        anchor = work / "emulated-root.der"
+        anchor.write_bytes(aws.root_der)
+        settings = {"form": "production", "minCapacity": str(HOSTS), "trustAnchor": str(anchor), "lambdaRuntime": aws.lambda_runtime}
+        outputs = cdk.deploy({f"nitrokit:{name}": value for name, value in settings.items()})
+        deadline = time.monotonic() + 120
+        while seen[-1:] != [["InService"] * HOSTS] and time.monotonic() < deadline:
+            time.sleep(0.2)
+    finally:
+        over.set()
+        watcher.join()
+    assert seen[0] == ["Pending:Wait"] * HOSTS
+    assert seen[-1] == ["InService"] * HOSTS, aws.diagnosis()[-3000:]
+    answer = aws.client("lambda").invoke(FunctionName=outputs["MonitorFunctionName"], Payload=b"{}")["Payload"].read()
+    checked = json.loads(answer)
+    assert (checked["verdict"], checked["totals"]) == ("PASS", {"hello": {"PASS": HOSTS}}), answer
