@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from nitrokit.emulation.cloud import wait_conditions
@@ -26,6 +27,8 @@ _NO_BEHAVIOUR = (
 )
 """Types that may be there and do nothing locally. Any other that moto does not know fails the stack."""
 
+
+_AT_ONCE = 4  # instances that an association runs on; more would only wait for the processors here
 
 PutKeyPolicy = Callable[[str, str], object]
 
@@ -344,12 +347,13 @@ def _association(systems_manager: SystemsManager) -> Any:
 
     def associate(properties: Mapping[str, Any], account_id: str, region_name: str) -> None:
         parameters = {name: value if isinstance(value, list) else [value] for name, value in properties.get("Parameters", {}).items()}
-        for target in properties.get("Targets", []):
-            for instance_id in _targeted(target, account_id, region_name):
-                outcome = systems_manager.execute(properties["Name"], instance_id, parameters)
-                if outcome.status != "Success" and properties.get("WaitForSuccessTimeoutSeconds"):
-                    cause = " ".join(outcome.stderr.split())[-700:]
-                    raise ValueError(f"association on {instance_id}: {outcome.status} in step {outcome.failed_step or 'start'}: {cause}")
+        ids = [one for target in properties.get("Targets", []) for one in _targeted(target, account_id, region_name)]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            outcomes = list(pool.map(lambda instance_id: systems_manager.execute(properties["Name"], instance_id, parameters), ids))
+        for instance_id, outcome in zip(ids, outcomes, strict=True):
+            if outcome.status != "Success" and properties.get("WaitForSuccessTimeoutSeconds"):
+                cause = " ".join(outcome.stderr.split())[-700:]
+                raise ValueError(f"association on {instance_id}: {outcome.status} in step {outcome.failed_step or 'start'}: {cause}")
 
     class Association(base):  # type: ignore[misc,valid-type]
         @classmethod
