@@ -271,6 +271,10 @@ def test_whoever_passes_without_a_document_is_found(statements):
                 assert action in worst
 
 
+def _arn_is(name, operator="ArnLike"):
+    return {operator: {"aws:PrincipalArn": f"arn:aws:iam::{ACCOUNT}:role/{name}"}}
+
+
 def _denied(condition, **elements):
     return _allow(condition, **{"Sid": "D", "Effect": "Deny", "Principal": "*", **elements})
 
@@ -287,6 +291,15 @@ def _denied(condition, **elements):
         ([_allow({"StringEquals": {KEY + "PCR3": pcr3(HOST).hex()}}), _allow({"StringEquals": {KEY + "NitroTPMPCR4": OLD.pcr0.hex()}}, Sid="T")], "any-image"),
         ([_allow(Principal="*"), _denied({"StringNotEquals": {"aws:PrincipalAccount": "222222222222"}})], "unattested"),
         ([_allow({"StringEquals": {"kms:CallerAccount": "222222222222"}}, Principal="*")], "unattested"),
+        ([_allow(_arn_is("team-*"), Principal="*"), _denied(_arn_is("*-enclave", "ArnNotLike"))], "unattested"),
+        ([_allow(_arn_is("team-*"), Principal="*"), _denied(_arn_is("team-x*"))], "unattested"),
+        ([_allow(_arn_is("team-*"), Principal={"AWS": ROOT}), _denied(_arn_is("team-?"))], "iam-delegation"),
+        ([_allow(Principal={"AWS": ROOT}), _denied(_arn_is("*"))], "iam-delegation"),
+        ([_allow(Principal={"AWS": ROOT}), _denied(_arn_is("any", "StringEquals"))], "iam-delegation"),
+        ([_allow(Principal={"AWS": ROOT}), _denied({"StringLike": {"aws:PrincipalArn": ["*:role/any*", "*:user/any*"]}})], "iam-delegation"),
+        ([_allow({"Bool": {"aws:PrincipalIsAWSService": "false"}}, Principal="*"), _denied({"StringNotLike": {"kms:CallerAccount": "99*"}})], "unattested"),
+        ([_allow(Principal="*"), _denied({"StringEquals": {"kms:CallerAccount": [ACCOUNT, "000000000000"]}}), _denied({"Bool": {"aws:PrincipalIsAWSService": "true"}})], "unattested"),
+        ([_allow({"ArnLike": {"aws:PrincipalArn": "arn:aws:iam::*:role/x"}}, Principal="*"), _denied({"StringEquals": {"aws:PrincipalAccount": ACCOUNT}})], "unattested"),
         ([_allow({"Bool": {"aws:PrincipalIsAWSService": "true"}}, Principal="*")], "unattested"),
         ([_allow(Principal={"AWS": f"arn:aws:sts::{ACCOUNT}:assumed-role/host/i-1"}), _denied({"ArnNotEquals": {"aws:PrincipalArn": HOST}})], "unattested"),
         ([_allow(Principal={"AWS": "AROAEXAMPLE"}), _denied({"ArnNotEquals": {"aws:PrincipalArn": HOST}})], "unattested"),
@@ -373,3 +386,32 @@ def test_whoever_passes_with_a_document_of_another_image_is_found(statements):
             decision = evaluate(parsed, request)
             if decision.allowed or decision.delegated_to_iam:
                 assert "kms:Decrypt" in worst, context
+
+
+_NAMES = st.text("ab*?", min_size=1, max_size=3)
+_ABOUT_WHOM = st.one_of(
+    st.builds(_arn_is, _NAMES, st.sampled_from(["ArnLike", "ArnNotLike", "StringLike", "StringNotLike", "StringEquals", "StringNotEquals"])),
+    st.builds(lambda text, operator: {operator: {"kms:CallerAccount": text}}, st.sampled_from([ACCOUNT, OTHER, "9*", "*9", "1?*"]), st.sampled_from(["StringLike", "StringNotLike"])),
+)  # fmt: skip
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.builds(_allow, _ABOUT_WHOM, Principal=st.sampled_from(["*", {"AWS": ROOT}, {"AWS": OTHER}])), st.builds(_denied, _ABOUT_WHOM)
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    st.sampled_from([ACCOUNT, OTHER, "190000000009"]),
+    st.tuples(st.sampled_from(["role", "user"]), st.text("abx", min_size=1, max_size=4)).map("/".join),
+)
+@settings(max_examples=500)
+def test_whoever_a_pattern_lets_through_is_found(statements, account, name):
+    """Never too little, whatever patterns and literal names conditions compare a principal with."""
+    arn = f"arn:aws:iam::{account}:{name}"
+    context = {"aws:PrincipalArn": arn, "kms:CallerAccount": account, "aws:PrincipalAccount": account, "aws:PrincipalIsAWSService": "false"}
+    decision = evaluate(_policy(*statements), AccessRequest("kms:Decrypt", arn, account, context=context))
+    if decision.allowed or decision.delegated_to_iam:
+        found = [one for one in analyze_key_policy(_policy(*statements), account=ACCOUNT) if one.severity == Severity.CRITICAL]
+        assert any("kms:Decrypt" in one.actions for one in found)

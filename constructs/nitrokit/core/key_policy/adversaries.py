@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 
 from nitrokit.core.key_policy.conditions import split_operator
 from nitrokit.core.key_policy.document import Condition, PolicyError, Statement
 from nitrokit.core.key_policy.evaluate import ATTESTATION_PREFIX
-from nitrokit.core.key_policy.patterns import Unknown
+from nitrokit.core.key_policy.patterns import Unknown, matches
 from nitrokit.core.measurements import EMPTY_PCR2
 
 ZERO = "00" * 48
@@ -25,18 +26,20 @@ _VALUE = re.compile("[0-9a-f]{96}")
 _NOBODY = "000000000000"
 ANYBODY = "any AWS principal, of any account"
 _IMAGE_KEYS = (_IMAGE, f"{_PCR}0", f"{_PCR}1", f"{_PCR}2", f"{_PCR}8")
-_ABOUT_PRINCIPALS = ("aws:principalarn", "aws:principalaccount", "kms:calleraccount")
+_ARN_KEYS, _ACCOUNT_KEYS = ("aws:principalarn",), ("aws:principalaccount", "kms:calleraccount")
 _WILD = re.compile(r"[*?]")
+_UNCERTAIN = re.compile(r"[*?]|\$\{")
 
 
 @dataclass(frozen=True)
 class Actor:
-    """A principal that stands for all like it. ``label``: for people."""
+    """A principal that stands for all like it. ``label``: for people. ``vague``: condition keys whose value differs among those that it stands for, in a way that decides."""
 
     arn: str
     account: str
     kind: str
     label: str
+    vague: frozenset[str] = frozenset()
 
     def context(self) -> dict[str, str]:
         """The condition keys that go with who one is. A session's or a unique id's role is not known from its name; a service is no role or user of any account."""
@@ -47,7 +50,8 @@ class Actor:
                 "aws:PrincipalAccount": _NOBODY,
             }
         own = {"aws:PrincipalAccount": self.account, "kms:CallerAccount": self.account} if self.kind == "AWS" else {}
-        return {"aws:PrincipalIsAWSService": "false", **own, **({"aws:PrincipalArn": self.arn} if ":iam:" in self.arn else {})}
+        known = {"aws:PrincipalIsAWSService": "false", **own, **({"aws:PrincipalArn": self.arn} if ":iam:" in self.arn else {})}
+        return {key: value for key, value in known.items() if key.lower() not in self.vague}
 
 
 def is_attestation_key(key: str) -> bool:
@@ -61,32 +65,60 @@ def is_attestation_key(key: str) -> bool:
 
 def actors(statements: Sequence[Statement], account: str, partition: str) -> list[Actor]:
     """One principal for each name in the policy and each one that a condition names, one of the account that is not named, a stranger, a service."""
+    crowd = _Crowd(statements, account, partition)
+    stranger = crowd.somebody(crowd.stranger, ANYBODY)
+    if any(map(_UNCERTAIN.search, crowd.accounts)):
+        stranger = replace(stranger, vague=stranger.vague | set(_ACCOUNT_KEYS))
     found = {
-        "account": Actor(f"arn:{partition}:iam::{account}:role/any", account, "AWS", f"any principal of account {account}"),
-        "stranger": Actor(f"arn:{partition}:iam::{_NOBODY}:role/any", _NOBODY, "AWS", ANYBODY),
+        "account": crowd.somebody(account, f"any principal of account {account}"),
+        "stranger": stranger,
         "service": Actor("any.amazonaws.com", "", "Service", "any AWS service"),
     }
-    for statement in statements:
-        for kind, name in statement.principals.names if statement.principals else ():
-            if name != "*":
-                found[f"{kind} {name}"] = _actor(kind, name, account, partition)
-        for condition in statement.conditions:
-            if condition.key.lower() in _ABOUT_PRINCIPALS:
-                found |= {f"AWS {value}": _actor("AWS", value, account, partition) for value in condition.values}
-    return list(found.values())
+    return list((found | {f"{kind} {name}": crowd.named(kind, name) for kind, name in crowd.names}).values())
 
 
-def _actor(kind: str, name: str, account: str, partition: str) -> Actor:
-    """The principal that a name, or a pattern of names, stands for."""
-    parts = name.split(":", 5)
-    if kind == "AWS" and len(parts) == 6:
-        own = parts[4] if parts[4].isdigit() else account
+class _Crowd:
+    """Whom a policy tells apart, by names and by conditions."""
+
+    def __init__(self, statements: Sequence[Statement], account: str, partition: str) -> None:
+        names = [one for statement in statements if statement.principals for one in statement.principals.names if one[1] != "*"]
+        self._own, self._partition = account, partition
+        arns, self.accounts = _compared(statements, _ARN_KEYS), _compared(statements, _ACCOUNT_KEYS)
+        self._patterns = [one for one in arns if _UNCERTAIN.search(one)]
+        # Two patterns can overlap, or one hold a name: whom they tell apart cannot be said by examples. One pattern of one account has those who fit, and those who do not.
+        is_one = len(arns) == 1 and arns[0].split(":")[4:5] and arns[0].split(":")[4].isdigit()
+        self._vague = frozenset(_ARN_KEYS) if self._patterns and not is_one else frozenset[str]()
+        self._taken = {name for _, name in names} | set(arns)
+        told = {*self._taken, *self.accounts}
+        self.stranger = next(number for number in (f"{one:012d}" for one in count()) if not any(number in one for one in told))
+        sure = [("AWS", one) for one in self.accounts if not _UNCERTAIN.search(one)]
+        self.names = dict.fromkeys([*names, *(("AWS", one) for one in arns), *sure])
+
+    def somebody(self, account: str, label: str) -> Actor:
+        """Anybody of an account whom nothing names."""
+        arns = [f"arn:{self._partition}:iam::{account}:{name}" for name in ("role/any", "user/any", "role/other", "user/other")]
+        free = [arn for arn in arns if arn not in self._taken and not any(matches(one, arn, ignore_case=True) for one in self._patterns)]
+        vague = self._vague if free else frozenset(_ARN_KEYS)
+        return Actor((free or arns)[0], account, "AWS", label, vague)
+
+    def named(self, kind: str, name: str) -> Actor:
+        """The principal that a name, or a pattern of names, stands for."""
+        parts = name.split(":", 5)
+        if kind == "AWS" and name.isdigit():
+            return self.somebody(name, f"any principal of account {name}")
+        if kind != "AWS" or len(parts) != 6:
+            return Actor(_WILD.sub("x", name), self._own, kind, name)
+        own = parts[4] if parts[4].isdigit() else self._own
         if parts[5] == "root":
-            return Actor(f"arn:{partition}:iam::{own}:role/any", own, kind, f"any principal of account {own}")
-        return Actor(":".join([*(_WILD.sub("x", part) for part in parts[:4]), own, _WILD.sub("x", parts[5])]), own, kind, name)
-    if kind == "AWS" and name.isdigit():
-        return Actor(f"arn:{partition}:iam::{name}:role/any", name, kind, f"any principal of account {name}")
-    return Actor(_WILD.sub("x", name), account, kind, name)
+            return self.somebody(own, f"any principal of account {own}")
+        arn = ":".join([*(_WILD.sub("x", part) for part in parts[:4]), own, _WILD.sub("x", parts[5])])
+        return Actor(arn, own, kind, name, self._vague if _UNCERTAIN.search(name) else frozenset())
+
+
+def _compared(statements: Sequence[Statement], keys: tuple[str, ...]) -> list[str]:
+    """What conditions compare these keys with, each once."""
+    found = (condition for statement in statements for condition in statement.conditions if condition.key.lower() in keys)
+    return list(dict.fromkeys(value for condition in found for value in condition.values))
 
 
 Document = Mapping[str, str | Unknown]
