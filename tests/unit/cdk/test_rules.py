@@ -34,9 +34,10 @@ def _fleet(**changes):
     return {"Type": "AWS::EC2::LaunchTemplate", "Properties": {"LaunchTemplateData": _host(**changes)["Properties"]}}
 
 
-def _broken(resources, *, default_rules=True, others=()):
-    templates = tuple(Template(f"S{number}", "x", one, Environment()) for number, one in enumerate([resources, *others]))
-    return sorted({one.rule.id for one in check_app(App(templates, NOW, default_rules))})
+def _broken(resources, *, default_rules=True, others=(), outputs=None, nested=None, nested_outputs=None):
+    templates = [Template(f"S{number}", "x", one, Environment(), outputs or {}) for number, one in enumerate([resources, *others])]
+    templates += [Template("S0/Nested", "x", nested, Environment(), nested_outputs or {})] if nested else []
+    return sorted({one.rule.id for one in check_app(App(tuple(templates), NOW, default_rules))})
 
 
 def _group(**rule):
@@ -73,6 +74,13 @@ def _of(kind, **properties):
     return {"Type": f"AWS::{kind}", "Properties": properties}
 
 
+def _init(**config):
+    return {**_host(), "Metadata": {"AWS::CloudFormation::Init": {"config": config}}}
+
+
+_SETTINGS_V1 = _of("EC2::LaunchTemplate", LaunchTemplateData={"MetadataOptions": {"HttpTokens": "optional"}})
+_SETTINGS_V2 = _of("EC2::LaunchTemplate", LaunchTemplateData={"MetadataOptions": {"HttpTokens": "required"}})
+_PUBLIC = {"Public": _of("EC2::Subnet", MapPublicIpOnLaunch=True)}
 GOOD = {"Host": _host(), "Key": KEY, "Alarm": ALARM, "Alias": _of("KMS::Alias", TargetKeyId={"Ref": "Key"})}
 CONFIG = '{"name": "x", "image_uri": "s3://b/k", "measurements": {"PCR0": "00"}}'
 CASES = {
@@ -81,6 +89,9 @@ CASES = {
         {"Host": _host(MetadataOptions={"HttpTokens": "required", "HttpPutResponseHopLimit": 2})},
         {"Host": _fleet(MetadataOptions=None)},
         {"Host": _fleet(EnclaveOptions={"Enabled": "true"}, MetadataOptions={})},
+        {"Host": _fleet(EnclaveOptions={"Enabled": {"Fn::If": ["Production", True, False]}}, MetadataOptions={})},
+        {"Host": _fleet(EnclaveOptions={"Fn::If": ["Production", {"Enabled": True}, {"Ref": "AWS::NoValue"}]}, MetadataOptions={})},
+        {"Host": _host(LaunchTemplate={"LaunchTemplateId": {"Ref": "Settings"}}, MetadataOptions=None), "Settings": _SETTINGS_V1},
     ],
     "nitrokit/public-ingress": [
         {"Group": _group(CidrIp="0.0.0.0/0")},
@@ -90,16 +101,45 @@ CASES = {
             "In": _of("EC2::SecurityGroupIngress", **{"GroupId": {"Fn::GetAtt": ["Group", "GroupId"]}, "CidrIp": "0.0.0.0/0"}),
         },
         {"Host": _fleet(SecurityGroupIds=None, NetworkInterfaces=[{"Groups": [{"Ref": "Group"}]}]), "Group": _group(CidrIp="0.0.0.0/0")},
+        {
+            "Host": _fleet(),
+            "Open": _group(CidrIp="0.0.0.0/0"),
+            "One": _of("EC2::Instance", LaunchTemplate={"LaunchTemplateId": {"Ref": "Host"}}, SecurityGroupIds=[{"Ref": "Open"}]),
+        },
     ],
     "nitrokit/public-address": [
         {"Host": _host(NetworkInterfaces=[{"AssociatePublicIpAddress": True}])},
         {"Ip": _of("EC2::EIP", InstanceId={"Ref": "Host"})},
         {"Subnet": _of("EC2::Subnet", MapPublicIpOnLaunch=True)},
+        {
+            "Host": _fleet(),
+            "Group1": _of(
+                "AutoScaling::AutoScalingGroup", LaunchTemplate={"LaunchTemplateId": {"Ref": "Host"}}, VPCZoneIdentifier=[{"Ref": "Public"}]
+            ),
+            **_PUBLIC,
+        },
+        {
+            "Host": _fleet(),
+            "One": _of(
+                "EC2::Instance",
+                LaunchTemplate={"LaunchTemplateName": "x", "Version": {"Fn::GetAtt": ["Host", "LatestVersionNumber"]}},
+                SubnetId={"Ref": "Public"},
+            ),
+            **_PUBLIC,
+        },
+        {
+            "Host": _fleet(),
+            "One": _of("EC2::Instance", LaunchTemplate={"LaunchTemplateId": {"Ref": "Host"}}),
+            "Ip": _of("EC2::EIP", InstanceId={"Ref": "One"}),
+        },
     ],
     "nitrokit/debug-mode": [
         {"Run": _script("nitro-cli run-enclave --eif-path x --debug-mode")},
         {"Run": _script('{"debug_mode" : true}', "AWS::SSM::Association")},
         {"Host": _host(UserData={"Fn::Base64": {"Fn::Join": ["", ["nitro-cli run-enclave ", "--attach-console"]]}})},
+        {"Run": _script('echo "{\\"debug_mode\\": true}" > run.json; nitro-cli run-enclave --config run.json')},
+        {"Host": _init(commands={"1": {"command": "nitro-cli run-enclave --debug-mode"}})},
+        {"Host": _init(files={"/run.json": {"content": {"debug_mode": True}}})},
     ],
     "nitrokit/unpinned-image": [
         {"Build": _script("nitro-cli build-enclave --docker-uri app:latest --output-file x.eif")},
@@ -116,7 +156,10 @@ CASES = {
         {"Logs": _of("Logs::LogGroup", KmsKeyId={"Ref": "Key"})},
         {"Project": _of("CodeBuild::Project", EncryptionKey={"Ref": "Key"})},
         {"Function": _of("Lambda::Function", KmsKeyArn={"Ref": "Key"})},
-        {"Secret": _of("SecretsManager::Secret", KmsKeyId={"Fn::ImportValue": "Other:ExportsOutputFnGetAttKeyArn1"})},
+        {"Secret": _of("SecretsManager::Secret", KmsKeyId={"Fn::Sub": "${Key.Arn}"})},
+        {"Secret": _of("SecretsManager::Secret", KmsKeyId={"Fn::Sub": ["${x}", {"x": {"Ref": "Key"}}]})},
+        {"Cluster": _of("EKS::Cluster", EncryptionConfig=[{"Provider": {"KeyArn": {"Fn::GetAtt": ["Key", "Arn"]}}}])},
+        {"Stream": _of("Kinesis::Stream", StreamEncryption={"EncryptionType": "KMS", "KeyId": {"Ref": "Key"}})},
     ],
     "nitrokit/iam-grant": [
         {"Policy": _policy(Action="kms:Decrypt")},
@@ -126,6 +169,8 @@ CASES = {
             )
         },
         {"Policy": _policy(Action="kms:*")},
+        {"Policy": _policy(NotAction="kms:DisableKey")},
+        {"Policy": {**_policy(Action="kms:Decrypt"), "Type": "AWS::IAM::RolePolicy"}},
         {"Role": _of("IAM::Role", Policies=[{"PolicyDocument": _policy(Action="kms:GenerateDataKey*")["Properties"]["PolicyDocument"]}])},
     ],
     "nitrokit/policy-change": [
@@ -174,6 +219,11 @@ def test_what_breaks_a_rule_breaks_that_rule_alone(rule, resources):
         {"Key": _dated("soon")},
         {"Key": _open_key(Principal={"AWS": "arn:aws:iam::999999999999:role/owner"}, Action="kms:Encrypt")},
         {"Bucket": {"Type": "AWS::S3::Bucket"}},
+        {"Host": _host(LaunchTemplate={"LaunchTemplateId": {"Ref": "Settings"}}, MetadataOptions=None), "Settings": _SETTINGS_V2},
+        {"Host": _init(commands={"1": {"command": "nitro-cli run-enclave --eif-path x"}})},
+        {"Other": _fleet(EnclaveOptions={"Enabled": "false"}, MetadataOptions={})},
+        {"Inner": _of("CloudFormation::Stack", Parameters={"KmsKeyArn": {"Fn::GetAtt": ["Key", "Arn"]}})},
+        {"Policy": _policy(NotAction="kms:*")},
     ],
 )
 def test_what_is_well_made_breaks_none(resources):
@@ -186,9 +236,30 @@ def test_every_rule_of_its_own_has_a_case():
 
 
 def test_stacks_are_looked_at_together():
-    queue = {"Queue": _of("SQS::Queue", KmsMasterKeyId={"Fn::ImportValue": "S0:ExportsOutputRefKey1"})}
+    queue = {"Queue": _of("SQS::Queue", KmsMasterKeyId={"Fn::ImportValue": "shared-key"})}
+    exported = {"Out": {"Value": {"Fn::GetAtt": ["Key", "Arn"]}, "Export": {"Name": "shared-key"}}}
     assert _broken({"Host": _host()}, others=[{"Alarm": ALARM}]) == []
-    assert _broken(GOOD, others=[queue]) == ["nitrokit/service-encryption"]
+    assert _broken(GOOD, others=[queue], outputs=exported) == ["nitrokit/service-encryption"]
+    assert _broken(GOOD, others=[queue], outputs={"Out": {**exported["Out"], "Value": {"Ref": "Alias"}}}) == []
+
+
+def test_a_stack_of_the_same_shape_is_another_one():
+    queue = {"Key": _of("KMS::Key"), "Queue": _of("SQS::Queue", KmsMasterKeyId={"Ref": "Key"})}
+    public = {
+        "Subnet": _of("EC2::Subnet", MapPublicIpOnLaunch=True),
+        "Group": _group(CidrIp="0.0.0.0/0"),
+        "Ip": _of("EC2::EIP", InstanceId={"Ref": "Host"}),
+    }
+    assert _broken(GOOD, others=[queue, public]) == []
+
+
+def test_nested_stacks_are_looked_into():
+    inner = {"Inner": _of("CloudFormation::Stack", Parameters={"KeyArn": {"Fn::GetAtt": ["Key", "Arn"]}, "Other": "x"})}
+    for parameter, found in (("KeyArn", ["nitrokit/service-encryption"]), ("Other", [])):
+        assert _broken({**GOOD, **inner}, nested={"Queue": _of("SQS::Queue", KmsMasterKeyId={"Ref": parameter})}) == found
+    outer = {"Inner": _of("CloudFormation::Stack"), "Queue": _of("SQS::Queue", KmsMasterKeyId={"Fn::GetAtt": ["Inner", "Outputs.KeyOut"]})}
+    output = {"KeyOut": {"Value": {"Ref": "Key"}}}
+    assert _broken(outer, nested={"Key": KEY}, nested_outputs=output) == ["nitrokit/service-encryption"]
 
 
 def test_cloudformations_own_errors_should_be_errors():

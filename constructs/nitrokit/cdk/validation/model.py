@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -20,6 +19,7 @@ class Template:
     path: str
     resources: Mapping[str, Any]
     environment: Environment
+    outputs: Mapping[str, Any] = field(default_factory=dict)
 
     def of_type(self, *types: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """(logical id, properties) of the resources of these types."""
@@ -64,12 +64,6 @@ class Violation:
     @property
     def description(self) -> str:
         return self.rule.what + (f" ({self.detail})" if self.detail else "")
-
-
-def refers_to(value: Any, logical_id: str) -> bool:
-    """Whether a value names a resource: of its own stack, or of another by what that exports (the export's name holds the logical id)."""
-    text = json.dumps(value)
-    return any(f'"{logical_id}{end}' in text for end in ('"', ".")) or ("Fn::ImportValue" in text and logical_id in text)
 
 
 def texts(value: Any) -> str:

@@ -72,10 +72,25 @@ class NitrokitChecks:
             partition = RegionInfo.get(stack.region).partition if stack.region else None
             known = {"account": stack.account_id, "region": stack.region, "partition": partition}
             environment = Environment(**{name: value for name, value in known.items() if value})
-            resources = json.loads(Path(stack.template_path).read_text()).get("Resources") or {}
-            templates.append(Template(stack.stack_construct_path, stack.template_path, resources, environment))
+            templates.append(_template(stack.stack_construct_path, Path(stack.template_path), environment))
+        templates += _nested(context.app_construct, {one.stack_path: one for one in templates})
         strict = context.app_construct.node.try_get_context("@aws-cdk/core:validateAgainstDefaultRules")
         return App(tuple(templates), self._time or datetime.now(UTC), default_rules=str(strict).lower() == "true")
+
+
+def _template(stack_path: str, path: Path, environment: Environment) -> Template:
+    body = json.loads(path.read_text())
+    return Template(stack_path, str(path), body.get("Resources") or {}, environment, body.get("Outputs") or {})
+
+
+def _nested(root: IConstruct, outer: dict[str, Template]) -> list[Template]:
+    """Nested stacks, which the CDK does not name: their templates lie beside that of the stack around them."""
+    found = []
+    for stack in root.node.find_all():
+        if isinstance(stack, Stack) and stack.nested:
+            around = next(outer[scope.node.path] for scope in reversed(stack.node.scopes) if scope.node.path in outer)
+            found.append(_template(stack.node.path, Path(around.path).with_name(stack.template_file), around.environment))
+    return found
 
 
 def _reported(one: Violation) -> PolicyViolation:
@@ -96,9 +111,9 @@ def _is_acknowledged(one: Violation, root: IConstruct) -> bool:
 def _construct(one: Violation, root: IConstruct) -> IConstruct | None:
     for stack in root.node.find_all():
         if isinstance(stack, Stack) and stack.node.path == one.template.stack_path:
-            for element in stack.node.find_all():
-                if isinstance(element, CfnElement) and stack.resolve(element.logical_id) == one.logical_id:
-                    return element
+            elements = (element for element in stack.node.find_all() if isinstance(element, CfnElement))
+            own = (element for element in elements if element.stack.node.path == stack.node.path)  # not a nested stack's
+            return next((element for element in own if stack.resolve(element.logical_id) == one.logical_id), None)
     return None
 
 

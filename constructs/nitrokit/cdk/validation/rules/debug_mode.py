@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from nitrokit.cdk.validation.model import App, Rule, Violation, texts
+from nitrokit.cdk.validation.model import App, Rule, Violation
+from nitrokit.cdk.validation.scripts import scripts
 from nitrokit.core.key_policy import Severity
 
 RULE = Rule(
@@ -16,15 +17,10 @@ RULE = Rule(
 )
 RULES = (RULE,)
 _DEBUG = re.compile(r'--debug-mode|--attach-console|"(?:debug_mode|attach_console)"\s*:\s*true')
-SCRIPTS = (
-    "AWS::SSM::Document", "AWS::SSM::Association", "AWS::SSM::MaintenanceWindowTask", "AWS::EC2::Instance", "AWS::EC2::LaunchTemplate", "AWS::ImageBuilder::Component",
-)  # fmt: skip
-"""Resources that hold what runs on instances."""
 
 
 def check(app: App) -> Iterator[Violation]:
     """Options of nitro-cli's run-enclave, on its command line or in its --config."""
-    for template in app.templates:
-        for logical_id, properties in template.of_type(*SCRIPTS):
-            if found := _DEBUG.search(texts(properties)):
-                yield RULE.at(template, logical_id, detail=found[0])
+    for template, logical_id, text in scripts(app):
+        if found := _DEBUG.search(text):
+            yield RULE.at(template, logical_id, detail=found[0])

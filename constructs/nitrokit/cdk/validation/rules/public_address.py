@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from nitrokit.cdk.validation.model import App, Rule, Violation, as_list, refers_to
+from nitrokit.cdk.validation.model import App, Rule, Violation, as_list
 from nitrokit.cdk.validation.parents import Parent, parents
+from nitrokit.cdk.validation.references import References
 from nitrokit.core.key_policy import Severity
 
 RULE = Rule(
@@ -25,15 +26,29 @@ def check(app: App) -> Iterator[Violation]:
 
 
 def _address(parent: Parent, app: App) -> str | None:
-    asked = [one.get("AssociatePublicIpAddress") for one in as_list(parent.data.get("NetworkInterfaces")) if isinstance(one, Mapping)]
-    if any(str(one).lower() == "true" for one in asked):
+    interfaces = [one for _, value in parent.values("NetworkInterfaces") for one in as_list(value) if isinstance(one, Mapping)]
+    asked = {str(one.get("AssociatePublicIpAddress")).lower() for one in interfaces}
+    if "true" in asked:
         return "AssociatePublicIpAddress"
+    return _elastic(parent, app) or (None if "false" in asked else _public_subnet(parent, app))
+
+
+def _elastic(parent: Parent, app: App) -> str | None:
+    instances = [(parent.template, parent.logical_id), *((template, logical_id) for template, logical_id, _ in parent.launched)]
+    references = [References(app, template, logical_id) for template, logical_id in instances]
     for template in app.templates:
         for logical_id, properties in template.of_type("AWS::EC2::EIP", "AWS::EC2::EIPAssociation"):
-            if refers_to(properties.get("InstanceId"), parent.logical_id):
+            if any(one.found_in(properties.get("InstanceId"), template) for one in references):
                 return logical_id
+    return None
+
+
+def _public_subnet(parent: Parent, app: App) -> str | None:
+    placed = parent.values("SubnetId", "NetworkInterfaces", "VPCZoneIdentifier", "LaunchTemplateConfigs", "SpotFleetRequestConfigData")
+    for template in app.templates:
         for logical_id, properties in template.of_type("AWS::EC2::Subnet"):
-            given = str(properties.get("MapPublicIpOnLaunch")).lower() == "true"
-            if given and refers_to([parent.data.get("SubnetId"), parent.data.get("NetworkInterfaces")], logical_id) and False not in asked:
-                return logical_id
+            if str(properties.get("MapPublicIpOnLaunch")).lower() == "true":
+                references = References(app, template, logical_id)
+                if any(references.found_in(value, one) for one, value in placed):
+                    return logical_id
     return None

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nitrokit.cdk.validation.keys import attested_keys
-from nitrokit.cdk.validation.model import App, Rule, Violation, refers_to
+from nitrokit.cdk.validation.model import App, Rule, Violation
+from nitrokit.cdk.validation.references import References
 from nitrokit.core.key_policy import Severity
 
 RULE = Rule(
@@ -18,30 +19,36 @@ RULE = Rule(
 )
 RULES = (RULE,)
 _KEY_PROPERTY = re.compile(r"(?i)(kms|encryption|sse).*(key|kms).*|kmskey.*|.*kms(master)?key(id|arn)?")
-_OWN = ("AWS::KMS::Alias", "AWS::KMS::ReplicaKey")
+_KEY_OF_ENCRYPTION = re.compile(r"(?i).*encrypt.*\.key(id|arn)")
+_CARRIERS = ("AWS::KMS::Alias", "AWS::KMS::ReplicaKey", "AWS::CloudFormation::Stack")
+"""What only hands the key's name on."""
 
 
 def check(app: App) -> Iterator[Violation]:
     """Properties that name an attested key as the key of a resource's encryption."""
     for key in attested_keys(app):
+        references = References(app, key.template, key.logical_id)
         for template in app.templates:
             for logical_id, resource in template.resources.items():
-                if isinstance(resource, dict) and resource.get("Type") not in _OWN:
-                    for path in _uses(resource.get("Properties"), key.logical_id, "Properties"):
+                if isinstance(resource, dict) and resource.get("Type") not in _CARRIERS:
+                    for path in (
+                        path for path, value in _keys(resource.get("Properties"), "Properties") if references.found_in(value, template)
+                    ):
                         yield RULE.at(template, logical_id, detail=f"key {key.logical_id}", location=path)
 
 
-def _uses(value: Any, logical_id: str, path: str) -> Iterator[str]:
-    """Environment variables and tags only carry a name."""
+def _keys(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """(path, value) of properties that are called like a key to encrypt with. Environment variables and tags only carry a name."""
     if isinstance(value, list):
         for number, one in enumerate(value):
-            yield from _uses(one, logical_id, f"{path}.{number}")
+            yield from _keys(one, f"{path}.{number}")
     elif isinstance(value, Mapping):
         for name, one in value.items():
-            if _KEY_PROPERTY.fullmatch(name) and not isinstance(one, list) and _is_name(one) and refers_to(one, logical_id):
-                yield f"{path}.{name}"
+            below = f"{path}.{name}"
+            if (_KEY_PROPERTY.fullmatch(name) or _KEY_OF_ENCRYPTION.fullmatch(below)) and _is_name(one):
+                yield below, one
             elif name not in ("Variables", "Tags"):
-                yield from _uses(one, logical_id, f"{path}.{name}")
+                yield from _keys(one, below)
 
 
 def _is_name(value: Any) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from nitrokit.cdk.validation.model import App, Rule, Violation, texts
-from nitrokit.cdk.validation.rules.debug_mode import SCRIPTS
+from nitrokit.cdk.validation.model import App, Rule, Violation
+from nitrokit.cdk.validation.scripts import scripts
 from nitrokit.core.key_policy import Severity
 
 RULE = Rule(
@@ -23,10 +23,8 @@ _LOCKED = re.compile(r'"measurements"\s*:\s*[{\[].*"PCR0"', re.DOTALL)
 
 def check(app: App) -> Iterator[Violation]:
     """nitro-cli's build-enclave from a mutable name, and configurations of our agent without the lock."""
-    for template in app.templates:
-        for logical_id, properties in template.of_type(*SCRIPTS):
-            text = texts(properties)
-            names = [name for name in _DOCKER_URI.findall(text) if "@sha256:" not in name]
-            unlocked = ["no measurements"] if _CONFIG.search(text) and not _LOCKED.search(text) else []
-            for detail in [*names, *unlocked]:
-                yield RULE.at(template, logical_id, detail=detail or "--docker-uri")
+    for template, logical_id, text in scripts(app):
+        names = [name for name in _DOCKER_URI.findall(text) if "@sha256:" not in name]
+        unlocked = ["no measurements"] if _CONFIG.search(text) and not _LOCKED.search(text) else []
+        for detail in [*names, *unlocked]:
+            yield RULE.at(template, logical_id, detail=detail or "--docker-uri")
