@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -10,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from nitrokit.core.ledger import (
     Checkpoint,
+    Frontier,
     LedgerError,
     TiledLedger,
     consistency_proof,
@@ -18,6 +20,7 @@ from nitrokit.core.ledger import (
     verify_checkpoint,
     verify_consistency,
 )
+from nitrokit.core.ledger.proofs import subtree_root
 from nitrokit.core.ledger.tiles import CHECKPOINT, HEIGHT, PUBLIC_KEY, WIDTH, Tile, checkpoint_path, join_bundle, tiles
 from nitrokit.errors import EnvironmentProblem
 from nitrokit.handlers.ledger_store import Ledger
@@ -62,14 +65,10 @@ def export_ledger(ledger: Ledger, store: Store, public_key: ec.EllipticCurvePubl
     _create(store, PUBLIC_KEY, public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     if old is not None:
         verify_consistency(old.size, old.root, target.size, target.root, consistency_proof(old.size, target.size, ledger.nodes))
+    # What is written stays, so all of it is checked before, and once more as it lies there.
+    _check_root(root_of(target.size, ledger.nodes), target.root, f"{target.size} entries")
     _export_tiles(ledger, store, old.size if old else 0, target.size)
-    if root_of(target.size, TiledLedger(target.size, store.read).nodes) != target.root:
-        raise LedgerError(
-            "fork",
-            "the exported hashes are not those that were signed",
-            got=f"{target.size} entries",
-            do="run `nitrokit ledger verify` on the table",
-        )
+    _check_root(root_of(target.size, TiledLedger(target.size, store.read).nodes), target.root, f"{target.size} exported entries")
     for number, one in notes:
         _create(store, checkpoint_path(number), one.encode())
     store.replace(CHECKPOINT, note.encode())
@@ -93,13 +92,36 @@ def _missing_checkpoints(ledger: Ledger, store: Store, count: int) -> list[tuple
 def _export_tiles(ledger: Ledger, store: Store, old_size: int, new_size: int) -> None:
     for bundle in tiles(old_size, new_size, entries=True):
         records = list(ledger.records(bundle.index * WIDTH, bundle.index * WIDTH + bundle.width))
+        leaves, hashes = Tile(0, bundle.index, bundle.width), list(map(leaf_hash, records))
+        _check_tile(ledger, leaves, 0, hashes)
         _create(store, bundle.path, join_bundle(records))
-        leaves = Tile(0, bundle.index, bundle.width)
-        _create(store, leaves.path, b"".join(map(leaf_hash, records)))
+        _create(store, leaves.path, b"".join(hashes))
     for tile in tiles(old_size, new_size, entries=False):
         if tile.level:
             nodes = [(tile.level * HEIGHT, tile.index * WIDTH + number) for number in range(tile.width)]
-            _create(store, tile.path, b"".join(ledger.nodes(nodes)))
+            hashes = ledger.nodes(nodes)
+            _check_tile(ledger, tile, tile.level * HEIGHT, hashes)
+            _create(store, tile.path, b"".join(hashes))
+
+
+def _check_tile(ledger: Ledger, tile: Tile, level: int, hashes: Sequence[bytes]) -> None:
+    """A tile's hashes are those below the tree's: the root alone does not read what is below a full tile."""
+    frontier = Frontier()
+    for one in hashes:
+        frontier, _ = frontier.append(one)
+    first = tile.index * WIDTH
+    _check_root(frontier.root(), subtree_root(first << level, (first + tile.width) << level, ledger.nodes), f"in {tile.path}")
+
+
+def _check_root(found: bytes, signed: bytes, where: str) -> None:
+    if found != signed:
+        raise LedgerError(
+            "fork",
+            "the table's records or hashes are not those that were signed",
+            got=f"root {found.hex()} {where}",
+            expected=signed.hex(),
+            do="run `nitrokit ledger verify` on the table",
+        )
 
 
 def _create(store: Store, path: str, data: bytes) -> None:

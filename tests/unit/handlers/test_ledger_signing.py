@@ -230,6 +230,18 @@ def test_a_table_whose_hashes_were_edited_is_not_exported(ledger, store, dynamod
     assert (caught.value.slug, last_checkpoint(store, KEY.public_key())) == ("fork", None)
 
 
+def test_a_record_that_was_edited_in_a_full_tile_is_not_exported(ledger, store, dynamodb):
+    """The hashes above it, which the proofs are made from, are still the right ones."""
+    ledger.append_all(_entries(5, 300))
+    item = dynamodb.get_item(TableName="ledger", Key={"key": {"S": "entry/000000000007"}})["Item"]
+    _put(dynamodb, "entry/000000000007", **{**{name: value for name, value in item.items() if name != "key"}, "record": {"B": b"edited"}})
+    sign_ledger(ledger, SIGNER, TIME)
+    with pytest.raises(LedgerError) as caught:
+        _export(ledger, store)
+    assert (caught.value.slug, last_checkpoint(store, KEY.public_key())) == ("fork", None)
+    assert store.read("tile/entries/000") is None, "what is written into an export stays"
+
+
 def test_places_that_cannot_be_used_are_said(tmp_path, dynamodb):
     (tmp_path / "file").write_text("x")
     with pytest.raises(ExportError):

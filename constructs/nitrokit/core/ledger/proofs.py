@@ -60,7 +60,12 @@ def verify_consistency(old_size: int, old_root: bytes, new_size: int, new_root: 
 
 def root_of(size: int, read: ReadNodes) -> bytes:
     """The root of the tree of the first ``size`` leaves."""
-    return _hashes([(0, size)], read)[0] if size else EMPTY_ROOT
+    return subtree_root(0, size, read) if size else EMPTY_ROOT
+
+
+def subtree_root(start: int, end: int, read: ReadNodes) -> bytes:
+    """The root over the leaves ``start`` to ``end``, at least one; ``start`` is a multiple of a power of two that is not below their number."""
+    return _hashes([(start, end)], read)[0]
 
 
 def completed_by(node: Node) -> int:
