@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import reduce
@@ -17,6 +18,8 @@ from nitrokit.cdk.attested_key import AttestedKey
 from nitrokit.cdk.measured_role import pcr3_of
 from nitrokit.core.key_policy import ATTESTED_ACTIONS, OWNER_ACTIONS, Opening, PolicyError, openings, policy_for
 from nitrokit.core.reference_values import ReferenceValues
+
+_NAME = re.compile(r"[0-9]{12}|arn:aws[a-z-]*:(?:iam|sts)::[0-9]{12}:\S+")
 
 
 class MeasuredImage(Protocol):
@@ -148,7 +151,8 @@ def _principal(grantee: iam.IGrantable, *, anybody_if: bool = False) -> tuple[st
     """The one ARN, and the conditions that go with it. ``anybody_if``: everybody is allowed where there are conditions."""
     fragment = grantee.grant_principal.policy_fragment
     names = fragment.principal_json.get("AWS", [])
-    if set(fragment.principal_json) != {"AWS"} or len(names) != 1 or (names == ["*"] and not (anybody_if and fragment.conditions)):
+    is_anybody = names == ["*"] and anybody_if and bool(fragment.conditions)
+    if set(fragment.principal_json) != {"AWS"} or len(names) != 1 or not (is_anybody or _is_one(names[0])):
         raise PolicyError(
             "grantee",
             "this principal cannot be granted anything on an EnclaveKey",
@@ -157,3 +161,8 @@ def _principal(grantee: iam.IGrantable, *, anybody_if: bool = False) -> tuple[st
             do="name the parent instances' role, or the data owner",
         )
     return names[0], fragment.conditions
+
+
+def _is_one(name: str) -> bool:
+    """Whether a key policy takes the name: no wildcards (IAM User Guide "AWS JSON policy elements: Principal"), and no unique id, which KMS does not resolve."""
+    return not set("*?") & set(name) and (Token.is_unresolved(name) or _NAME.fullmatch(name) is not None)

@@ -23,18 +23,26 @@ def pcr3_of(scope: Construct, grantee: iam.IGrantable) -> str:
     if arn is None or (Token.is_unresolved(arn) and not hasattr(role, "role_arn")):
         raise PolicyError("not-a-role", "PCR3 is the measurement of a role's ARN", got=type(grantee).__name__, expected="a role")
     known = _known_arn(role, arn)
-    if known is None:
-        return _measured_at_deployment(scope, arn)
-    measured = pcr3(known)
-    if known.count("/") != 1:
+    measured = None if known is None else pcr3(known)
+    path = _path(role, known)
+    if path != "/":
         raise PolicyError(
             "role-path",
             "whether AWS measures a role's path is not documented, so PCR3 of this role is not known",
-            got=known,
+            got=path,
             expected="a role without a path",
             do="take a role without a path, or leave attest_host_role out",
         )
-    return measured.hex()
+    return _measured_at_deployment(scope, arn) if measured is None else measured.hex()
+
+
+def _path(role: iam.IPrincipal, known: str | None) -> str:
+    """The role's path, where anything tells it; else "/", and the function that measures the role looks again."""
+    if known is not None:
+        return known.partition(":role")[2].rpartition("/")[0] + "/"
+    resource = role.node.default_child if isinstance(role, iam.Role) else None
+    path = resource.path if isinstance(resource, iam.CfnRole) else None
+    return "/" if path is None or Token.is_unresolved(path) else path
 
 
 def _known_arn(role: iam.IPrincipal, arn: str) -> str | None:

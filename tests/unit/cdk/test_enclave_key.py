@@ -211,6 +211,9 @@ def test_a_role_that_cannot_be_measured_is_refused(stack, image):
         with pytest.raises(NitrokitError) as caught:
             key.grants.decrypt(role, image("app"), attest_role=True)
         assert caught.value.code == code
+    unnamed = iam.Role(stack, "Unnamed", assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"), path="/a/")
+    with pytest.raises(NitrokitError, match="role's path"):
+        key.grants.decrypt(unnamed, image("tool"), attest_role=True)
 
 
 # What is refused
@@ -267,6 +270,52 @@ def test_grants_to_everybody_or_of_nothing_are_refused(stack, host, image):
         assert caught.value.slug == "grantee"
     with pytest.raises(PolicyError):
         key.grants.encrypt(iam.AnyPrincipal())
+
+
+@pytest.mark.parametrize(
+    "owner", ["bob", "*", f"arn:aws:iam::{ACCOUNT}:role/*", "arn:aws:sts::123456789012:assumed-role/x/?", "AIDACKCEVSQ6C2EXAMPLE", "a"]
+)
+def test_owners_that_kms_would_refuse_at_deployment_are_refused_now(stack, host, image, owner):
+    with pytest.raises(PolicyError) as caught:
+        EnclaveKey(stack, "Key", images=[image("app")], host_role=host, data_owners=[owner])
+    assert caught.value.slug == "grantee"
+
+
+def test_a_list_of_owners_is_no_text(stack, host, image):
+    with pytest.raises(PolicyError):
+        EnclaveKey(stack, "Key", images=[image("app")], host_role=host, data_owners=f"arn:aws:iam::{ACCOUNT}:role/owner")
+
+
+@pytest.mark.parametrize("administrator", ["*", ACCOUNT, f"arn:aws:iam::{ACCOUNT}:root", f"arn:aws:iam::{ACCOUNT}:role/*"])
+@pytest.mark.parametrize("sealed", [True, False])
+def test_an_administrator_is_one_role(stack, host, image, administrator, sealed):
+    """Whoever may change the policy may open everything: everybody, or whomever IAM lets, is no administrator."""
+    EnclaveKey(stack, "Key", images=[image("app")], host_role=host, sealed=sealed, administrator_arn=administrator)
+    with pytest.raises(RuntimeError, match="policy/administrator"):
+        Template.from_stack(stack)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        {"StringEqualsIgnoreCase": {"kms:RecipientAttestation:PCR1": "00" * 48}},
+        {"StringEquals": {"kms:recipientattestation:imagesha384": "ab" * 48}},
+        {"dateLessThanEquals": {"AWS:CurrentTime": "2026-12-01T00:00:00Z"}},
+    ],
+)
+def test_a_principals_own_condition_is_not_replaced(stack, host, image, condition):
+    """A set that retires brings its date, an image its PCRs: which of two is meant is not for us to guess."""
+    with pytest.raises(PolicyError) as caught:
+        EnclaveKey(stack, "Key").grants.decrypt(iam.PrincipalWithConditions(host, condition), image("new", retiring={"old": DATE}))
+    assert caught.value.slug == "condition-clash"
+
+
+def test_a_principals_other_conditions_stand_beside(stack, host, image, policy_of):
+    own = {"DateLessThan": {"aws:CurrentTime": "2026-12-01T00:00:00Z"}, "StringEqualsIgnoreCase": {"aws:PrincipalTag/team": "a"}}
+    EnclaveKey(stack, "Key").grants.decrypt(iam.PrincipalWithConditions(host, own), image("new", retiring={"old": DATE}))
+    for statement in policy_of(stack)["Statement"][:2]:
+        assert statement["Condition"]["DateLessThan"] == own["DateLessThan"]
+        assert statement["Condition"]["StringEqualsIgnoreCase"]["aws:PrincipalTag/team"] == "a"
 
 
 def test_a_key_without_a_grant_does_not_synthesise(stack):

@@ -147,7 +147,11 @@ CASES = {
         {"Config": _script('{"image_uri": "s3://bucket/key"}', "AWS::SSM::Association")},
     ],
     "nitrokit/missing-alarm": [{"Alarm": _of("CloudWatch::Alarm", Namespace="AWS/EC2")}],
-    "nitrokit/stale-set": [{"Key": _dated("2026-05-31T23:59:59Z")}, {"Key": _dated("2026-06-01T00:00:00", "DateLessThan")}],
+    "nitrokit/stale-set": [
+        {"Key": _dated("2026-05-31T23:59:59Z")},
+        {"Key": _dated("1780271999")},
+        {"Key": _dated("2026-06-01T00:00:00", "DateLessThan")},
+    ],
     "nitrokit/service-encryption": [
         {"Queue": _of("SQS::Queue", KmsMasterKeyId={"Ref": "Key"})},
         {"Topic": _of("SNS::Topic", KmsMasterKeyId={"Fn::GetAtt": ["Key", "Arn"]})},

@@ -57,7 +57,8 @@ def _number(text: str) -> Decimal:
     return value
 
 
-def _date(text: str) -> datetime:
+def parse_date(text: str) -> datetime:
+    """A date as IAM takes it, or seconds since 1970; without a zone it is UTC's. Raises ValueError."""
     if text.replace(".", "", 1).isdigit():
         try:
             return datetime.fromtimestamp(float(text), UTC)
@@ -130,7 +131,7 @@ OPERATORS: dict[str, tuple[_Match, bool]] = {
     "IpAddress": (_ADDRESS, True),
     "NotIpAddress": (_ADDRESS, False),
     **{f"Numeric{name}": operator for name, operator in _ordered(_number).items()},
-    **{f"Date{name}": operator for name, operator in _ordered(_date).items()},
+    **{f"Date{name}": operator for name, operator in _ordered(parse_date).items()},
 }
 """Operator → (one pattern against one value, whether it is positive). A negated one holds when no pattern matches."""
 

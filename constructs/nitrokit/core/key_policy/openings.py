@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
+from nitrokit.core.key_policy.conditions import parse_date
 from nitrokit.core.key_policy.document import PolicyError, Statement
 from nitrokit.core.measurements import EMPTY_PCR2, ZERO
 from nitrokit.core.reference_values import ReferenceValues
 
 IMAGE = (0, 1, 2)
+_UNTIL, _NOW = "DateLessThanEquals", "aws:CurrentTime"
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Opening:
 
     ``principal``: an ARN, or a CDK token of one. ``pcrs``: PCR index → 96 lower-case hex digits, or a token; PCR0, PCR1 and PCR2 at least. ``retire_after``: KMS itself
     refuses the set after this second (aware, whole seconds); None: it is current. ``condition``: what else must hold.
-    Raises PolicyError for zero or empty values and for conditions that do not tell the image.
+    Raises PolicyError for zero or empty values, for PCRs that do not tell the image, and for a ``condition`` on what the set itself is compared by.
     """
 
     principal: str
@@ -42,6 +44,21 @@ class Opening:
             )
         for index, value in self.pcrs.items():
             _check(index, value)
+        self._check_condition()
+
+    def _check_condition(self) -> None:
+        """One key stands once in an operator: whose value counts is not for us to choose."""
+        for operator, keys in self.condition.items():
+            for key in map(str.lower, keys):
+                is_date = self.retire_after is not None and (operator.lower(), key) == (_UNTIL.lower(), _NOW.lower())
+                if is_date or key.startswith("kms:recipientattestation:"):
+                    raise PolicyError(
+                        "condition-clash",
+                        "the principal's own condition is on what the image's set is compared by",
+                        got=f"{operator} on {key}",
+                        expected="measurements and retirement dates from the lock alone",
+                        do="leave it out; an earlier end can be said with DateLessThan",
+                    )
 
     @property
     def date(self) -> str | None:
@@ -53,7 +70,7 @@ class Opening:
         merged = {operator: dict(keys) for operator, keys in self.condition.items()}
         merged.setdefault("StringEqualsIgnoreCase", {}).update({condition_key(index): value for index, value in self.pcrs.items()})
         if self.date is not None:
-            merged.setdefault("DateLessThanEquals", {})["aws:CurrentTime"] = self.date
+            merged.setdefault(_UNTIL, {})[_NOW] = self.date
         return merged
 
 
@@ -82,10 +99,9 @@ def retires(statement: Statement) -> datetime | None:
 
 def _date(text: str) -> datetime | None:
     try:
-        date = datetime.fromisoformat(text)
+        return parse_date(text)
     except ValueError:
         return None
-    return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 def condition_key(index: int) -> str:

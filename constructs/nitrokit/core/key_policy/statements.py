@@ -7,6 +7,7 @@ permission on the key that it names); IAM User Guide "Condition operators" (nega
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -75,8 +76,8 @@ def policy_for(
     - ``data_owners``, pairs of principals and further conditions, may encrypt; the account administers without a way round. ``sealed``: nobody may change the policy or move an
       alias. Else ``administrator_arn`` alone may, and whoever may do that may open everything.
 
-    A document that mixes values of two sets passes the Denies and finds no Allow. Raises PolicyError for no opening, a policy that is too large, or an open one without a named
-    administrator.
+    A document that mixes values of two sets passes the Denies and finds no Allow. Raises PolicyError for no opening, a policy that is too large, an open one without a named
+    administrator, or an administrator who is not one principal.
     """
     _check(found, administrator_arn, sealed)
     unique = list({json.dumps([one.principal, one.conditions()], sort_keys=True): one for one in found}.values())
@@ -107,7 +108,19 @@ def check_size(policy: Mapping[str, Any], *, sets: int) -> None:
         )
 
 
+_CROWD = re.compile(r"[0-9]{12}|.*[*?].*|.*:root")
+"""Names of more than one principal; an account's number or root stands for whomever its IAM policies let."""
+
+
 def _check(found: Sequence[Opening], administrator_arn: str | None, sealed: bool) -> None:
+    if administrator_arn is not None and _CROWD.fullmatch(administrator_arn):
+        raise PolicyError(
+            "administrator",
+            "the administrator must be one principal: whoever may change the policy may open everything",
+            got=administrator_arn,
+            expected="the ARN of a role",
+            do="name the one role that may change the policy",
+        )
     if not found:
         raise PolicyError("no-measurements", "a key without measurements opens for nobody", expected="at least one set")
     if not sealed and administrator_arn is None:
