@@ -61,7 +61,7 @@ def open_ledger(folder: Path | None, table: str | None, region: str | None, key:
 
 
 def _open_folder(folder: Path, trusted: ec.EllipticCurvePublicKey | None) -> OpenedLedger:
-    from nitrokit.core.ledger import TiledLedger, load_public_key
+    from nitrokit.core.ledger import LedgerError, TiledLedger, load_public_key
     from nitrokit.core.ledger.tiles import CHECKPOINT, PUBLIC_KEY, checkpoint_path
     from nitrokit.handlers.ledger_folder import FolderStore
 
@@ -78,9 +78,16 @@ def _open_folder(folder: Path, trusted: ec.EllipticCurvePublicKey | None) -> Ope
     notes: list[bytes] = []
     while (note := read(checkpoint_path(len(notes)))) is not None:
         notes.append(note)
-    if not notes or notes[-1] != last:
-        notes.append(last)
-    size = trust.check(last).size
+    if last not in notes:
+        raise LedgerError(
+            "gap",
+            "a checkpoint is missing in the export",
+            got=f"no {checkpoint_path(len(notes))}",
+            expected="every checkpoint up to the last",
+            do="treat it as removed",
+        )
+    # An export that was stopped before its last step has a newer one than the last that it tells, and all that belongs to it.
+    size = trust.check(notes[-1]).size
     return OpenedLedger(str(folder), TiledLedger(size, read), size, [note.decode(errors="replace") for note in notes], trust)
 
 

@@ -20,11 +20,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from moto.server import ThreadedMotoServer
 
 from nitrokit.cli.__main__ import run
-from nitrokit.core.ledger import FAIL, PASS, UNREACHABLE, LedgerEntry, sign_checkpoint
+from nitrokit.core.ledger import FAIL, PASS, UNREACHABLE, LedgerEntry, TiledLedger, root_of, sign_checkpoint
 from nitrokit.core.measurements import Measurements
 from nitrokit.core.nsm import decode_response, encode_request
 from nitrokit.emulation.nitro.nsm import EmulatedNsm
 from nitrokit.emulation.nitro.pki import EmulatedPki
+from nitrokit.handlers.ledger_folder import FolderStore
 from nitrokit.handlers.ledger_signing import kms_signer, sign_ledger
 from nitrokit.handlers.ledger_store import Ledger
 
@@ -264,6 +265,26 @@ def test_verify_finds_edits_gaps_forks_and_truncation(world, export, changed, tm
     assert _code(_run(world, "verify", export, "--key", world.key, "--checkpoint", forged)) == "ledger/truncated"
     (tmp_path / "thief.pem").write_bytes(thief.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     assert _code(_run(world, "verify", export, "--key", tmp_path / "thief.pem")) == "ledger/unsigned"
+
+
+def test_an_export_that_was_killed_before_its_last_step_holds(world, changed):
+    """The numbered checkpoint is there, ``checkpoint`` is still the one before."""
+    first, newest = changed / "checkpoints" / "000000000000", changed / "checkpoints" / "000000000001"
+    first.rename(newest)
+    old = sign_checkpoint(3, root_of(3, TiledLedger(7, FolderStore(changed).read).nodes), DAY, world.signer)
+    first.write_text(old)
+    (changed / "checkpoint").write_text(old)
+    found = _run(world, "verify", changed, "--key", world.key, "--json")
+    assert (found.code, found.json["entries"], found.json["checkpoints"]) == (0, 7, 2), found.error
+
+
+def test_a_checkpoint_that_was_taken_out_of_an_export_is_a_gap(world, changed):
+    first = changed / "checkpoints" / "000000000000"
+    first.rename(changed / "checkpoints" / "000000000001")
+    assert _code(_run(world, "verify", changed, "--key", world.key)) == "ledger/gap"
+    first.write_text(sign_checkpoint(3, bytes(32), DAY, world.signer))
+    (changed / "checkpoints" / "000000000001").rename(changed / "checkpoints" / "000000000002")
+    assert _code(_run(world, "verify", changed, "--key", world.key)) == "ledger/gap"
 
 
 def test_what_cannot_be_asked_is_usage(world, export, tmp_path):
