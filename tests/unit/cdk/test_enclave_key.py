@@ -324,6 +324,18 @@ def test_a_key_without_a_grant_does_not_synthesise(stack):
         Template.from_stack(stack)
 
 
+@pytest.mark.parametrize(
+    ("condition", "finding"),
+    [({"StringEquals": {"kms:RecipientAttestation:PCR8": "ab" * 48}}, "misplaced-condition"), ({"StringIs": {"aws:PrincipalTag/team": "a"}}, "unknown-operator")],
+)  # fmt: skip
+def test_a_condition_that_does_not_mean_what_it_seems_to_does_not_synthesise(stack, host, image, condition, finding):
+    key = EnclaveKey(stack, "Key", images=[image("app")], host_role=host)
+    key.grants.encrypt(iam.PrincipalWithConditions(iam.ArnPrincipal(OWNER), condition))
+    assert [one.id for one in key.findings() if one.severity >= Severity.MEDIUM] == [finding]
+    with pytest.raises(RuntimeError, match=f"{finding}: DataOwnersEncrypt"):
+        Template.from_stack(stack)
+
+
 def test_a_policy_that_may_become_too_large_does_not_synthesise(stack, host, image):
     key = EnclaveKey(stack, "Key")
     key.grants.decrypt(host, *(image(f"app{number}") for number in range(15)))
