@@ -9,7 +9,7 @@ from functools import reduce
 from typing import Any, Protocol
 
 import jsii
-from aws_cdk import Acknowledgment, Token, TokenComparison, Validations
+from aws_cdk import Acknowledgment, Aws, Token, Validations
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk.interfaces import ResourceEnvironment
@@ -102,7 +102,7 @@ class EnclaveKeyGrants:
 
     def _grant(self, grantee: iam.IGrantable, actions: tuple[str, ...], conditions: Mapping[str, Mapping[str, Any]]) -> iam.Grant:
         if self._policy is None or self._resource is None:
-            return self._on_principal(grantee, actions, conditions)
+            return self._on_principal(grantee, self._key.key_arn, actions, conditions)
         granted = iam.Grant.add_statement_to_resource_policy(
             resource=_Door(self._key, self._resource),
             statement=iam.PolicyStatement(
@@ -112,17 +112,22 @@ class EnclaveKeyGrants:
             actions=list(actions),
             resource_arns=["*"],
         )
-        return granted.combine(self._on_principal(grantee, actions, conditions)) if self._is_foreign(grantee) else granted
+        return granted.combine(self._on_principal(grantee, self._any_arn(), actions, conditions)) if self._is_foreign(grantee) else granted
 
-    def _on_principal(self, grantee: iam.IGrantable, actions: tuple[str, ...], conditions: Mapping[str, Mapping[str, Any]]) -> iam.Grant:
-        return iam.Grant.add_to_principal(grantee=grantee, actions=list(actions), resource_arns=[self._key.key_arn], conditions=conditions)
+    def _on_principal(
+        self, grantee: iam.IGrantable, arn: str, actions: tuple[str, ...], conditions: Mapping[str, Mapping[str, Any]]
+    ) -> iam.Grant:
+        return iam.Grant.add_to_principal(grantee=grantee, actions=list(actions), resource_arns=[arn], conditions=conditions)
+
+    def _any_arn(self) -> str:
+        """All keys of this one's account and Region: its id is not known in a stack of another account, and its policy decides as well."""
+        region, account = ("*" if Token.is_unresolved(one) else one for one in (self._key.env.region, self._key.env.account))
+        return f"arn:{Aws.PARTITION}:kms:{region}:{account}:key/*"
 
     def _is_foreign(self, grantee: iam.IGrantable) -> bool:
-        account = grantee.grant_principal.principal_account
-        return account is not None and Token.compare_strings(account, self._key.env.account) in (
-            TokenComparison.DIFFERENT,
-            TokenComparison.ONE_UNRESOLVED,
-        )
+        theirs, ours = grantee.grant_principal.principal_account, self._key.env.account
+        are_open = Token.is_unresolved(theirs), Token.is_unresolved(ours)
+        return theirs not in (None, ours) and are_open != (True, True)
 
 
 @jsii.implements(iam.IResourceWithPolicyV2)

@@ -145,7 +145,10 @@ def test_sealed_is_the_default_and_an_alias_stays_where_it_is(stack, host, image
     key.add_alias("data")
     template = Template.from_stack(stack)
     template.has_resource("AWS::KMS::Alias", {"Properties": {"AliasName": "alias/data"}, "DeletionPolicy": "Retain"})
-    template.has_resource("AWS::KMS::Key", {"Properties": {"BypassPolicyLockoutSafetyCheck": True}, "DeletionPolicy": "Retain"})
+    template.has_resource(
+        "AWS::KMS::Key",
+        {"Properties": {"BypassPolicyLockoutSafetyCheck": True}, "DeletionPolicy": "Retain", "UpdateReplacePolicy": "Retain"},
+    )
     policy = policy_of(stack)
     for action in ("PutKeyPolicy", "UpdateAlias", "DeleteAlias"):
         decision = evaluate(policy, AccessRequest(f"kms:{action}", f"arn:aws:iam::{ACCOUNT}:role/admin", ACCOUNT))
@@ -384,6 +387,33 @@ def test_a_host_of_another_account_gets_its_own_side_too(tmp_path, image):
     assert imported.grants.decrypt(role, image("app")).success
     assert "999999999999:role/host" in json.dumps(Template.from_stack(ours).find_resources("AWS::KMS::Key"))
     assert Template.from_stack(theirs).find_resources("AWS::IAM::Policy")
+
+
+@pytest.mark.parametrize(("account", "arn"), [(ACCOUNT, f":kms:eu-west-1:{ACCOUNT}:key/*"), (None, ":kms:eu-west-1:*:key/*")])
+def test_a_grant_writes_the_other_accounts_side_in_its_stack(tmp_path, image, account, arn):
+    """KMS demands both sides across accounts. Conditions stand in both; the key's id is known in its own stack alone."""
+    app = cdk.App(outdir=str(tmp_path))
+    ours = cdk.Stack(app, "Ours", env=cdk.Environment(account=account, region="eu-west-1"))
+    theirs = cdk.Stack(app, "Theirs", env=cdk.Environment(account="999999999999", region="eu-west-1"))
+    role, owner = (iam.Role(theirs, one, assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"), role_name=one) for one in ("host", "owner"))
+    key = EnclaveKey(ours, "Key")
+    key.grants.decrypt(role, image("app"))
+    key.grants.encrypt(owner)
+    policy = json.dumps(Template.from_stack(ours).find_resources("AWS::KMS::Key"))
+    assert ":iam::999999999999:role/host" in policy and ":iam::999999999999:role/owner" in policy
+    policies = Template.from_stack(theirs).find_resources("AWS::IAM::Policy").values()
+    sides = {one["Properties"]["Roles"][0]["Ref"][:4]: one["Properties"]["PolicyDocument"]["Statement"][0] for one in policies}
+    assert set(sides["host"]["Condition"]["StringEqualsIgnoreCase"]) == {
+        f"kms:RecipientAttestation:{one}" for one in ("ImageSha384", "PCR1", "PCR2")
+    }
+    assert (sides["owne"]["Action"], "Condition" in sides["owne"]) == (["kms:DescribeKey", "kms:Encrypt", "kms:GetPublicKey"], False)
+    assert all(one["Resource"]["Fn::Join"][1][-1] == arn for one in sides.values())
+
+
+def test_a_grant_in_one_account_needs_no_other_side(stack, host, image):
+    key = EnclaveKey(stack, "Key", images=[image("app")], host_role=host)
+    key.grants.encrypt(iam.Role(stack, "Owner", assumed_by=iam.ServicePrincipal("ec2.amazonaws.com")))
+    Template.from_stack(stack).resource_count_is("AWS::IAM::Policy", 0)
 
 
 def test_two_stacks_share_a_key(tmp_path, image):

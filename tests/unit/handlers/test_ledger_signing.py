@@ -116,6 +116,15 @@ def test_what_does_not_continue_the_last_checkpoint_is_not_signed(ledger, dynamo
     assert caught.value.slug == "unsigned"
 
 
+def test_another_ledgers_checkpoint_by_the_same_key_is_not_continued(ledger, dynamodb):
+    sign_ledger(ledger, SIGNER, TIME)
+    other = local_signer("example.com/other", KEY)
+    _put(dynamodb, "checkpoint/000000000000", note={"S": sign_checkpoint(5, ledger.head().frontier.root(), TIME, other)})
+    with pytest.raises(LedgerError) as caught:
+        sign_ledger(ledger, SIGNER, TIME)
+    assert (caught.value.slug, ledger.checkpoint_count()) == ("origin", 1)
+
+
 def test_a_ledger_that_was_set_back_is_not_signed_when_its_export_is_known(ledger, dynamodb):
     known = _verified(sign_ledger(ledger, SIGNER, TIME))
     _set_back(dynamodb)

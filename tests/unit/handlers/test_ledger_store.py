@@ -1,5 +1,6 @@
 """The ledger in DynamoDB (moto's): races, deaths at every call, lost answers, throttling, duplicate events. Nothing is lost, nothing counts twice."""
 
+import json
 import threading
 from collections import Counter
 from datetime import UTC, datetime
@@ -254,3 +255,14 @@ def test_one_of_two_who_sign_at_once_wins(dynamodb):
         True,
     )
     assert (ledger.checkpoint_count(), [*ledger.checkpoints(0, 2)]) == (2, ["a", "c"])
+
+
+def test_reads_are_consistent(dynamodb):
+    """moto is always; DynamoDB only where it is asked to be, and an old head or a missing id would be believed."""
+    asked = []
+    dynamodb.meta.events.register("before-call.dynamodb.BatchGetItem", lambda params, **_: asked.append(json.loads(params["body"])))
+    ledger = Ledger("ledger", dynamodb)
+    ledger.append(_entry(1))
+    list(ledger.records(0, 1))
+    assert len(asked) == 2
+    assert all(one["RequestItems"]["ledger"]["ConsistentRead"] is True for one in asked)
