@@ -44,10 +44,11 @@ def build(
     from nitrokit.image.lock import read_lock
     from nitrokit.image.sbom import write_sbom
 
+    lock = read_lock(image) if check and (image / "enclave.toml").is_file() else None  # a lock that is missing is told before the work
     steps = Steps()
     built, kernel = _build(image, output or Path(f"{image.resolve().name}.eif"), steps)
     sbom = write_sbom(image, built)
-    differences = explain(read_lock(image), built) if check else []
+    differences = explain(lock, built) if lock else []
     audited = _audit(image, built, steps) if audit else None
     value = {
         "eif": str(built.eif),

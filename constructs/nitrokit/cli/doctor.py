@@ -16,6 +16,7 @@ import typer
 from nitrokit.cli.certificates import certificate_findings
 from nitrokit.cli.finding import Finding
 from nitrokit.cli.output import JsonOption, result
+from nitrokit.errors import UsageError
 
 _NODE_MAJOR = 22
 
@@ -28,6 +29,10 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """Say what this machine lacks and how to get it (exit 3: something needed), and which images' signing certificates have ended (exit 1) or soon will."""
+    if not folder.is_dir():
+        raise UsageError(
+            "no-folder", "there is no such folder to look for images in", got=str(folder), do="name a folder, or none: it is this one then"
+        )
     findings = [*(check() for check in _CHECKS), *certificate_findings(folder, time=datetime.now(UTC))]
 
     def human() -> None:

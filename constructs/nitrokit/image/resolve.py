@@ -20,6 +20,14 @@ from nitrokit.image.files import write_atomically
 from nitrokit.image.lock import PACKAGES, write_json
 from nitrokit.image.mirrors import apt_mirrors
 
+_PIP = """
+import json, runpy, sys
+from pip._vendor.packaging import markers
+environment = json.loads(sys.argv.pop(1))
+markers.default_environment = lambda: dict(environment)
+runpy.run_module("pip", run_name="__main__")
+"""
+"""pip's --python-version and --platform choose wheels, but what they depend on it takes by the Python that runs it (pypa/pip issue 11664): so it is told the image's."""
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
@@ -42,11 +50,18 @@ def lock_packages(
 ) -> None:
     """Resolve for an architecture, which need not be this machine's. ``requirements``: from which file to which. Raises FetchError, ImageError."""
     version = suite_python(packages.suite)
-    write_json(lock, {"suite": packages.suite, "arch": arch, "packages": _packages(packages, arch, progress)})
+    locked = _packages(packages, arch, progress)
+    write_json(lock, {"suite": packages.suite, "arch": arch, "packages": locked})
     if requirements is not None:
         source, target = requirements
         progress(f"resolving {source.name}")
-        write_atomically(target, [_requirements(source, version, arch).encode()])
+        write_atomically(target, [resolve_wheels(source, _full_version(locked, version), arch).encode()])
+
+
+def _full_version(locked: list[dict[str, str]], python: str) -> str:
+    """Of the Python in the image, as its package says (3.11.2-6+deb12u6): some wheels need others up to a patch release."""
+    names = (f"libpython{python}-minimal", f"python{python}-minimal")
+    return next((one["version"].split("-")[0] for one in locked if one["name"] in names), f"{python}.0")
 
 
 def _packages(packages: Packages, arch: str, progress: Callable[[str], None]) -> list[dict[str, str]]:
@@ -100,22 +115,37 @@ def _record(config: Path, package: str, version: str) -> dict[str, str]:
     return {"name": package, "version": version, "path": fields["Filename"], "sha256": fields["SHA256"]}
 
 
-def _requirements(source: Path, python: str, arch: str) -> str:
-    """A hashed requirements file of wheels alone, as pip resolves ``source`` for the image's Python."""
+def resolve_wheels(source: Path, python: str, arch: str) -> str:
+    """A hashed requirements file of wheels alone, as pip resolves ``source`` for the image's Python (3.11.2) and architecture, whatever runs here. Raises FetchError."""
     if not source.is_file():
         raise FetchError("no-requirements", f"no {source.name} in {source.parent}", expected="the names of the wheels that the image needs")
+    minor = ".".join(python.split(".")[:2])
     platforms = [word for platform in ARCHITECTURES[arch].wheels for word in ("--platform", platform)]
+    environment = _environment(python, minor, arch)
     command = [
-        sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--dry-run", "--ignore-installed", "--only-binary=:all:", "--implementation", "cp",
-        "--python-version", python, *platforms, "--target", "/nonexistent",
+        sys.executable, "-c", _PIP, json.dumps(environment),
+        "install", "--quiet", "--disable-pip-version-check", "--dry-run", "--ignore-installed", "--only-binary=:all:", "--implementation", "cp",
+        "--python-version", minor, *platforms, "--target", "/nonexistent",
         "--report", "-", "--requirement", str(source),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise FetchError("pip", f"pip could not resolve {source}", got=done.stderr.strip()[-800:], do="check the network and the names")
-    installs: list[dict[str, Any]] = json.loads(done.stdout)["install"]
+    report: dict[str, Any] = json.loads(done.stdout)
+    if report["environment"] != environment:
+        raise FetchError(
+            "pip", "this pip resolves for the Python that runs it, not for the image's", got=report["pip_version"], do="install a newer pip"
+        )
     lines = [
         f"{one['metadata']['name'].lower()}=={one['metadata']['version']} --hash=sha256:{one['download_info']['archive_info']['hashes']['sha256']}"
-        for one in installs
+        for one in report["install"]
     ]
     return f"# Written by `nitrokit lock` from {source.name}.\n" + "\n".join(sorted(lines)) + "\n"
+
+
+def _environment(python: str, minor: str, arch: str) -> dict[str, str]:
+    """The image's, in the words of dependency specifiers (PEP 508)."""
+    return {
+        "implementation_name": "cpython", "implementation_version": python, "os_name": "posix", "platform_machine": arch, "platform_release": "", "platform_system": "Linux",
+        "platform_version": "", "python_full_version": python, "platform_python_implementation": "CPython", "python_version": minor, "sys_platform": "linux",
+    }  # fmt: skip

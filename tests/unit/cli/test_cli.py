@@ -50,7 +50,8 @@ def test_measure_prints_what_describe_eif_prints(small_eif, measurements, tmp_pa
     ("arguments", "code", "words"),
     [
         (["bogus"], 2, "No such command"), (["measure"], 2, "Missing"), (["measure", "/nowhere.eif"], 2, "usage/unreadable-file"), (["measure", "/dev/null"], 1, "eif/truncated"),
-        (["measure", "README.md"], 1, "eif/bad-magic"), (["build", "docs"], 2, "usage/no-image"), (["verify", "README.md", "-m", "enclave_images/hello"], 1, "[document/unrecognized]"),
+        (["measure", "README.md"], 1, "eif/bad-magic"), (["build", "docs"], 2, "usage/no-image"), (["build", "docs", "--check"], 2, "usage/no-image"), (["doctor", "/nowhere"], 2, "usage/no-folder"),
+        (["verify", "README.md", "-m", "enclave_images/hello"], 1, "[document/unrecognized]"),
         (["verify", "README.md", "-m", "README.md"], 2, "measurements/not-json"), (["verify", "/nowhere"], 2, "usage/unreadable-file"),
         (["verify", "package.json"], 2, "usage/no-document"), (["verify", "README.md", "--at", "soon"], 2, "--at"),
         (["check-policy", "README.md", "--account", "1"], 2, "usage/bad-account"),

@@ -54,6 +54,7 @@ def test_defaults():
         ("port = 443", "port = 0", "range", 12), ("vsock_port = 8001", "vsock_port = 80", "range", 13), ('host = "kms', 'host = "kms_', "value", 11),
         ('suite = "bookworm"\n', "", "missing", 3), ("[[egress]]", "[egress]", "type", 10), ("[enclave]", "[[enclave]]", "type", 1), ('name = "hello"', 'name = "hello"\narch = "riscv"', "value", 3),
         ('"python3.11-minimal"', "5", "type", 5), ('source = "app"', 'source = "app"\nworking_directory = "app"', "path", 9),
+        ('source = "app"', 'source = "app"\nworking_directory = "/a/../b"', "path", 9),
         ('source = "app"', 'source = "app"\nenvironment = {A = 5}', "type", 9), ("port = 443\n", "", "missing", 10),
     ],
 )  # fmt: skip

@@ -1,5 +1,6 @@
 """lock, build --check and explain as a user has them, on an image that takes no time (AWS's init)."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import sys
 import pytest
 
 from nitrokit.image.compression import CompressionProblem, compressed
+from nitrokit.image.content import CHUNK
 
 MANIFEST = '[enclave]\nname = "x"\ninit = "aws"\ncompression = "zstd"\n[rootfs]\npath = "tree"\n[app]\ncommand = ["/opt/tool"]\n'
 
@@ -42,6 +44,7 @@ def _locks(image):
 def test_lock_alone_changes_measurements_and_check_fails_when_they_differ(image, tmp_path):
     eif = tmp_path / "x.eif"
     assert _nitrokit(image, "build", image, "--check", "-o", eif).returncode == 2, "nothing is locked yet"
+    assert not eif.exists(), "which is told before anything is built"
     assert _nitrokit(image, "lock", image).returncode == 0
     locked = _locks(image)
     assert _nitrokit(image, "build", image, "--check", "-o", eif).returncode == 0
@@ -146,6 +149,14 @@ def test_what_editors_and_version_control_leave_behind_is_told(image, tmp_path):
         (image / "tree" / name).touch()
     told = json.loads(_nitrokit(image, "build", image, "-o", tmp_path / "x.eif", "--json").stdout)
     assert [one["where"] for one in told["findings"] if one["id"] == "left-behind"] == [".git", "opt/.x.swp", "opt/x~"]
+
+
+def test_compressed_bytes_are_the_same_in_every_version_of_nitrokit():
+    """PCR0 and PCR2 depend on them: whoever changes level, jobs or library moves the PCRs of every image with zstd, and says so in the change log."""
+    words = [hashlib.sha256(number.to_bytes(4, "big")).hexdigest().encode() for number in range(1000)]
+    data = b" ".join(words[number * number % 997] for number in range(200_000))
+    made = hashlib.sha256(b"".join(compressed((data[at : at + CHUNK] for at in range(0, len(data), CHUNK)), "zstd")))
+    assert (len(data), made.hexdigest()) == (12999999, "d699e555d2fa75867f379d6b9859c8184688feef9c1431c94c30628099e77362")
 
 
 def test_another_zstd_is_refused(monkeypatch):

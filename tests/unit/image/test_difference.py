@@ -14,7 +14,7 @@ import pytest
 from nitrokit.core.eif import read_eif, write_eif
 from nitrokit.image import cpio
 from nitrokit.image.archive import entries
-from nitrokit.image.difference import compare
+from nitrokit.image.difference import compare, section_pcrs
 from nitrokit.image.errors import ImageError
 
 TREE = {
@@ -42,6 +42,12 @@ def _eif(ramdisk=None, **changes):
 
 def _changes(section):
     return {(change.path, change.kind) for change in section.changes}
+
+
+def test_a_signature_is_pcr8_and_metadata_is_nothings():
+    assert [section_pcrs(name) for name in ("signature", "metadata", "header", "cmdline", "ramdisk0", "ramdisk2")] == [
+        ("PCR8",), (), (), ("PCR0", "PCR1"), ("PCR0", "PCR1"), ("PCR0", "PCR2"),
+    ]  # fmt: skip
 
 
 def test_the_same_image_differs_in_nothing():

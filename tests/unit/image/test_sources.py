@@ -15,6 +15,7 @@ from nitrokit.core.manifest import Oci, Rootfs
 from nitrokit.image import cpio
 from nitrokit.image.content import Spool
 from nitrokit.image.errors import ImageError
+from nitrokit.image.exclude import excluder
 from nitrokit.image.lint import lint
 from nitrokit.image.programs import find_command, require_runnable
 from nitrokit.image.sources import Workshop
@@ -138,8 +139,17 @@ def test_what_the_kernel_could_not_start_is_told_with_the_reason():
         "app": cpio.file(_elf(loader=b"/lib/ld.so\0"), 0o755),
         "usr/bin/s": cpio.file(b"#! /usr/bin/env x\n", 0o755),
         "arm": cpio.file(_elf(183), 0o755),
+        "x32": cpio.file(_elf()[:4] + b"\1" + _elf()[5:], 0o755),
+        "chain": cpio.file(b"#!/usr/bin/s\n", 0o755),
+        "nameless": cpio.file(b"#!\n", 0o755),
     }
-    for path, slug in (("/app", "missing-interpreter"), ("/usr/bin/s", "missing-interpreter"), ("/arm", "architecture")):
+    wrong = {
+        "/app": "missing-interpreter",
+        "/usr/bin/s": "missing-interpreter",
+        "/chain": "missing-interpreter",
+        "/nameless": "missing-interpreter",
+    }
+    for path, slug in {**wrong, "/arm": "architecture", "/x32": "architecture"}.items():
         with pytest.raises(ImageError) as caught:
             require_runnable(tree, path, "x86_64")
         assert caught.value.slug == slug
@@ -154,8 +164,11 @@ def test_users_are_the_images_own():
     tree = {"etc/passwd": cpio.file(b"app:x:7:8::/home/app:/bin/sh\n"), "etc/group": cpio.file(b"g:x:9:app\n")}
     assert (find_user(tree, "app").uid, find_user(tree, "app").gid, find_user(tree, "app").groups) == (7, 8, (9,))
     assert (find_user(tree, "7:g").gid, find_user(tree, "5").uid, find_user(tree, "").uid) == (9, 5, 0)
-    with pytest.raises(ImageError):
-        find_user(tree, "nobody")
+    assert find_user(tree, "app:9").groups == (), "a group that is named is the only one"
+    for name in ("nobody", "app:wheel", str(1 << 31), "-1"):
+        with pytest.raises(ImageError) as caught:
+            find_user(tree, name)
+        assert caught.value.code == "image/user"
 
 
 def test_lints_name_what_should_not_be():
@@ -186,6 +199,24 @@ def test_an_opaque_whiteout_at_the_top_hides_all_below_it(shop, tmp_path):
     top = _tar((".wh..wh..opq", b"", {}), ("new", b"n", {}))
     _layout(tmp_path / "x", [LOWER, top])
     assert set(read_oci(Oci("x"), shop).tree) == {"new"}
+
+
+def test_an_opaque_whiteout_hides_what_lies_below_its_layer_alone_wherever_it_stands_in_it(shop, tmp_path):
+    """OCI image-spec layer.md, "Opaque Whiteout": an implementation may write it last."""
+    top = _tar(("new", b"n", {}), (".wh..wh..opq", b"", {}))
+    _layout(tmp_path / "x", [LOWER, top])
+    assert set(read_oci(Oci("x"), shop).tree) == {"new"}
+
+
+def test_exclude_takes_a_folder_with_all_below_it():
+    excluded = excluder(("usr/share", "*.txt"))
+    assert [excluded(path) for path in ("usr/share", "usr/share/x/y", "usr/shared", "a/b.txt", "a/b.txt/c")] == [
+        True,
+        True,
+        False,
+        True,
+        True,
+    ]
 
 
 def test_exclude_leaves_no_empty_folders_but_those_that_were_meant(shop, tmp_path):

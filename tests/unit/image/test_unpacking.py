@@ -9,6 +9,7 @@ import stat
 import subprocess
 import tarfile
 import zipfile
+import zlib
 
 import pytest
 import zstandard
@@ -220,3 +221,15 @@ def test_a_path_with_empty_parts_is_the_same_file():
         add(tree, path, cpio.file(path.encode()))
     assert sorted(tree) == ["usr", "usr/bin", "usr/bin/sh"]
     assert tree["usr/bin/sh"].data == b"./usr/bin//sh"
+
+
+def test_xz_that_wants_a_dictionary_of_gigabytes_is_refused():
+    """The size of a dictionary stands in the block's header (xz file format 5.3.1)."""
+    data = bytearray(lzma.compress(b"x" * 100))
+    assert data[14:16] == b"\x21\x01"
+    data[16] = 36  # 1 GiB
+    size = (data[12] + 1) * 4
+    data[12 + size - 4 : 12 + size] = zlib.crc32(bytes(data[12 : 12 + size - 4])).to_bytes(4, "little")
+    with pytest.raises(ImageError) as caught, uncompressed(io.BytesIO(bytes(data)), "x") as contents:
+        contents.read_all()
+    assert "emory" in str(caught.value.got)
