@@ -264,3 +264,23 @@ def test_owners_with_a_condition_have_a_statement_of_their_own():
     assert _allowed(policy, "Encrypt", OWNER)
     assert not _allowed(policy, "Encrypt", HOST)
     assert _allowed(policy, "Encrypt", HOST, {"aws:PrincipalOrgID": "o-1"})
+
+
+@pytest.mark.parametrize("administrator", [ACCOUNT, f"arn:aws:iam::{ACCOUNT}:root", f"arn:aws:iam::{ACCOUNT}:role/*", "*"])
+def test_an_administrator_is_one_principal(administrator):
+    with pytest.raises(PolicyError) as caught:
+        _policy(sealed=False, administrator_arn=administrator)
+    assert caught.value.code == "policy/administrator"
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        {"StringEquals": {"kms:RecipientAttestation:PCR0": "00" * 48}},
+        {"DateLessThanEquals": {"AWS:CurrentTime": "2030-01-01T00:00:00Z"}},
+    ],
+)
+def test_a_principals_condition_cannot_replace_what_the_set_is_compared_by(condition):
+    with pytest.raises(PolicyError) as caught:
+        openings(HOST, ReferenceValues(NEW, (RetiringSet(OLD, datetime(2026, 12, 1, tzinfo=UTC)),)), condition=condition)
+    assert caught.value.code == "policy/condition-clash"
