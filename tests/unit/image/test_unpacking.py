@@ -201,6 +201,8 @@ def test_a_packages_and_a_wheels_bomb_are_refused_by_name(tmp_path, monkeypatch)
         ({"a/b": cpio.file(b"")}, "no-folder"),
         ({"a": cpio.link("c"), "c": cpio.folder(), "a/b": cpio.file(b"")}, "no-folder"),
         ({"a": cpio.file(b""), "a/b": cpio.file(b"")}, "no-folder"),
+        ({"a": cpio.link("")}, "link-target"),
+        ({"a": cpio.link("x/" * 2048)}, "link-target"),
         ({"x" * 256: cpio.file(b"")}, "name-too-long"),
         ({"ä" * 128: cpio.file(b"")}, "name-too-long"),
         ({"/".join(["x" * 100] * count): cpio.folder() for count in range(1, 42)}, "name-too-long"),
@@ -221,6 +223,16 @@ def test_a_path_with_empty_parts_is_the_same_file():
         add(tree, path, cpio.file(path.encode()))
     assert sorted(tree) == ["usr", "usr/bin", "usr/bin/sh"]
     assert tree["usr/bin/sh"].data == b"./usr/bin//sh"
+
+
+@pytest.mark.parametrize("other", [cpio.file(b"x"), cpio.link("x")])
+def test_a_folder_is_not_replaced_by_something_else(other):
+    """What is below it would be below a file, or somewhere else."""
+    tree: dict[str, cpio.Node] = {}
+    add(tree, "a/b", cpio.file(b""))
+    with pytest.raises(ImageError) as caught:
+        add(tree, "a", other)
+    assert caught.value.slug == "conflict"
 
 
 def test_xz_that_wants_a_dictionary_of_gigabytes_is_refused():
