@@ -69,6 +69,7 @@ def _beside(name: str) -> ModuleType:
 runtime = _beside("runtime_targets")
 host = _beside("host_targets")
 handlers = _beside("handler_targets")
+locks = _beside("lock_targets")
 VECTORS = Path(__file__).parents[1] / "vectors"
 _TIME = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -250,6 +251,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     **runtime.TARGETS,
     **host.TARGETS,
     **handlers.TARGETS,
+    **locks.TARGETS,
 }  # fmt: skip
 
 
@@ -404,6 +406,7 @@ _MADE: dict[str, Callable[[], list[bytes] | list[str]]] = {
     **runtime.MADE,
     **host.MADE,
     **handlers.MADE,
+    **locks.MADE,
     "eif": _made_eif,
     "eif_sections": _made_eif,
     "eif_signature": _made_signature,
