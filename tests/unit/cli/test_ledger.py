@@ -267,6 +267,17 @@ def test_verify_finds_edits_gaps_forks_and_truncation(world, export, changed, tm
     assert _code(_run(world, "verify", export, "--key", tmp_path / "thief.pem")) == "ledger/unsigned"
 
 
+def test_at_believes_no_table_that_does_not_continue_its_checkpoint(world):
+    """Each record is proven to be in the tree of the table's head: that the head itself is not a new history, the checkpoint tells."""
+    client, key = world.ledger.table.client, {"key": {"S": "checkpoint/000000000000"}}
+    (signed,) = world.ledger.checkpoints(0, 1)
+    try:
+        client.put_item(TableName="ledger", Item={**key, "note": {"S": sign_checkpoint(7, bytes(32), DAY, world.signer)}})
+        assert _code(_at(world, "2026-06-07", *_live(world))) == "ledger/fork"
+    finally:
+        client.put_item(TableName="ledger", Item={**key, "note": {"S": signed}})
+
+
 def test_an_export_that_was_killed_before_its_last_step_holds(world, changed):
     """The numbered checkpoint is there, ``checkpoint`` is still the one before."""
     first, newest = changed / "checkpoints" / "000000000000", changed / "checkpoints" / "000000000001"
