@@ -78,3 +78,8 @@ def test_every_key_of_enclave_toml_is_documented():
 
     page = (ROOT / "docs" / "enclave_toml.md").read_text()
     assert {key for table in KEYS.values() for key in table if f"`{key}`" not in page} == set()
+
+
+def test_no_merge_is_left_half_done():
+    marked = re.compile(r"^(<{7}|>{7}) ", re.MULTILINE)
+    assert [str(path) for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.*")] if path.is_file() and marked.search(path.read_text(errors="replace"))] == []

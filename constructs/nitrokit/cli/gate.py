@@ -141,18 +141,15 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _rebuilder(references: list[Path]) -> Callable[[LockedImage], Comparison]:
-    """Finds the kernel first: building one takes minutes, and is told."""
     from nitrokit.gate.rebuild import Workshop, compare_rebuild
     from nitrokit.image.fetch import cache_dir
-    from nitrokit.image.kernel import find_kernel
 
-    steps, cache = Steps(), cache_dir(os.environ)
-    with steps.step("kernel"):
-        kernel = find_kernel(os.environ, cache, steps.note)
+    steps = Steps()
+    workshop = Workshop(os.environ, cache_dir(os.environ), steps.note, references)
 
     def compare(image: LockedImage) -> Comparison:
         with steps.step(f"rebuild {image.folder}"):
-            return compare_rebuild(image, Workshop(kernel, cache, steps.note, references))
+            return compare_rebuild(image, workshop)
 
     return compare
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -15,10 +15,10 @@ from nitrokit.core.measurements import Measurements
 from nitrokit.errors import EnvironmentProblem, NitrokitError
 from nitrokit.gate.locks import LockedImage
 from nitrokit.gate.report import Comparison, Place
-from nitrokit.image.build import BuiltImage, build_image
+from nitrokit.image.build import BuiltImage, build_image, read_manifest
 from nitrokit.image.difference import SectionDifference, compare, section_hashes
 from nitrokit.image.explain import explain
-from nitrokit.image.kernel import KernelBlobs
+from nitrokit.image.kernel import kernel_for
 from nitrokit.image.lock import MEASUREMENTS, ImageLock
 
 _MAX_FILES = 40
@@ -26,12 +26,17 @@ _MAX_FILES = 40
 
 @dataclass(frozen=True)
 class Workshop:
-    """What a build needs. ``references``: EIFs that may be the locked image, to compare files with."""
+    """What a build needs. ``environment``: names the kernels' folder; ``references``: EIFs that may be the locked image, to compare files with."""
 
-    kernel: KernelBlobs
+    environment: Mapping[str, str]
     cache: Path
     progress: Callable[[str], None]
     references: Sequence[Path] = ()
+
+    def build(self, folder: Path, output: Path) -> BuiltImage:
+        """With the kernel of the folder's own architecture, or none where it needs none. Raises as ``kernel_for`` and ``build_image`` do."""
+        kernel = kernel_for(read_manifest(folder), self.environment, self.cache, self.progress)
+        return build_image(folder, kernel=kernel, output=output, cache=self.cache, progress=self.progress)
 
 
 def compare_rebuild(image: LockedImage, workshop: Workshop) -> Comparison:
@@ -39,9 +44,7 @@ def compare_rebuild(image: LockedImage, workshop: Workshop) -> Comparison:
     with tempfile.TemporaryDirectory(prefix="nitrokit-gate-") as folder:
         work = Path(folder)
         try:
-            built = build_image(
-                image.folder, kernel=workshop.kernel, output=work / "rebuilt.eif", cache=workshop.cache, progress=workshop.progress
-            )
+            built = workshop.build(image.folder, work / "rebuilt.eif")
         except EnvironmentProblem as error:
             return _found(image, "unreachable", str(error))
         except NitrokitError as error:
@@ -93,9 +96,7 @@ def _references(image: LockedImage, workshop: Workshop, work: Path) -> Iterator[
             yield eif
     if (before := _as_locked(image.folder, work)) is not None:
         try:
-            yield build_image(
-                before, kernel=workshop.kernel, output=work / "locked.eif", cache=workshop.cache, progress=workshop.progress
-            ).eif
+            yield workshop.build(before, work / "locked.eif").eif
         except NitrokitError:
             return  # that commit cannot be built here any more: its files stay unknown
 

@@ -15,9 +15,7 @@ import pytest
 from nitrokit.core.reference_values import ReferenceValues
 from nitrokit.gate.locks import read_images
 from nitrokit.gate.rebuild import Workshop, compare_rebuild
-from nitrokit.image.build import build_image
 from nitrokit.image.fetch import cache_dir
-from nitrokit.image.kernel import find_kernel
 from nitrokit.image.lock import read_lock, record_measurements, write_reference_values
 
 from .conftest import NEW
@@ -34,13 +32,11 @@ def workshop(tmp_path_factory):
     for shared in ("sha256", "wheels", "bootstrap"):
         if (cache_dir(os.environ) / shared).is_dir():
             (cache / shared).symlink_to(cache_dir(os.environ) / shared)
-    return Workshop(find_kernel({"NITROKIT_BLOBS": str(folder)}, folder, print), cache, lambda _: None)
+    return Workshop({"NITROKIT_BLOBS": str(folder)}, cache, lambda _: None)
 
 
 def _lock(folder, workshop):
-    built = build_image(
-        folder, kernel=workshop.kernel, output=folder.parent / "locked.eif", cache=workshop.cache, progress=workshop.progress
-    )
+    built = workshop.build(folder, folder.parent / "locked.eif")
     record_measurements(folder, built)
     return built.eif
 
@@ -90,7 +86,7 @@ def test_an_eif_of_the_locked_image_serves_where_there_is_no_git(root_folder, wo
     (root_folder / "root" / "more").write_text("new")
     found = _compare(root_folder, workshop)
     assert any("--reference" in line for line in found.details)
-    told = _compare(root_folder, Workshop(workshop.kernel, workshop.cache, workshop.progress, [tmp_path / "nowhere", eif]))
+    told = _compare(root_folder, Workshop(workshop.environment, workshop.cache, workshop.progress, [tmp_path / "nowhere", eif]))
     assert any("added" in line and "more" in line for line in told.details)
 
 
@@ -101,7 +97,7 @@ def test_a_changed_base_package_is_told_by_its_files(workshop, tmp_path):
     lock = json.loads((folder / "packages.lock.json").read_text())
     lock["packages"] = [one for one in lock["packages"] if one["name"] != "libexpat1"]
     (folder / "packages.lock.json").write_text(json.dumps(lock))
-    found = _compare(folder, Workshop(workshop.kernel, workshop.cache, workshop.progress, [eif]))
+    found = _compare(folder, Workshop(workshop.environment, workshop.cache, workshop.progress, [eif]))
     assert found.rule_id == "rebuild-differs"
     assert any("removed" in line and "libexpat" in line for line in found.details), found.details
 
@@ -158,10 +154,25 @@ def test_a_source_that_is_the_old_one_a_torn_lock_and_a_source_that_does_not_bui
     assert (refused.rule_id, "does not build" in refused.reason) == ("rebuild-differs", True)
 
 
+def test_an_eif_that_was_built_elsewhere_needs_no_kernel_and_another_architecture_needs_its_own(workshop, tmp_path, root_folder):
+    eif = _lock(root_folder, workshop)
+    given = tmp_path / "given"
+    given.mkdir()
+    shutil.copy(eif, given / "x.eif")
+    (given / "enclave.toml").write_text('[enclave]\nname = "given"\narch = "x86_64"\n[eif]\npath = "x.eif"\n')
+    kernelless = Workshop({"NITROKIT_BLOBS": str(tmp_path / "nowhere")}, workshop.cache, workshop.progress)
+    _lock(given, kernelless)
+    assert _compare(given, kernelless).rule_id == "agrees"
+    manifest = root_folder / "enclave.toml"
+    manifest.write_text(manifest.read_text().replace("x86_64", "aarch64"))
+    found = _compare(root_folder, workshop)
+    assert (found.rule_id, "kernel/no-bzimage" in found.reason or "Image" in found.reason) == ("unreachable", True), found.reason
+
+
 def test_without_its_pinned_files_nothing_is_compared_and_nothing_passes(workshop, tmp_path, monkeypatch):
     folder = tmp_path / "hello"
     shutil.copytree(HELLO, folder)
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    empty = Workshop(workshop.kernel, tmp_path / "empty", workshop.progress)
+    empty = Workshop(workshop.environment, tmp_path / "empty", workshop.progress)
     assert _compare(folder, empty).rule_id == "unreachable"
