@@ -58,8 +58,8 @@ class Guest:
             line += byte
         return connection
 
-    def ask(self, port=5001, **request):
-        with self.connect(port) as connection:
+    def ask(self, port=5001, timeout=60, **request):
+        with self.connect(port, timeout) as connection:
             data = json.dumps(request).encode()
             connection.sendall(struct.pack(">I", len(data)) + data)
             answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
@@ -67,14 +67,14 @@ class Guest:
 
     def health(self, **expected):
         """The health that has what is expected, waited for."""
-        deadline = time.monotonic() + 60
+        deadline, health = time.monotonic() + 90, None
         while True:
             with contextlib.suppress(OSError, ValueError):
-                health = self.ask(op="health")
+                health = self.ask(timeout=20, op="health")
                 if expected.items() <= health.items():
                     return health
             assert self.alive(), self._hypervisor.consoles()
-            assert time.monotonic() < deadline, health
+            assert time.monotonic() < deadline, (health, self._hypervisor.consoles())
             time.sleep(0.05)
 
     def run(self, text):

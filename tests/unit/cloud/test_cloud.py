@@ -291,6 +291,20 @@ def test_an_unknown_change_set_is_said_to_be_unknown(local):
     assert _code(local.client("cloudformation").describe_change_set, ChangeSetName="nobody", StackName="nothing") == "ChangeSetNotFound"
 
 
+def test_change_sets_of_one_name_belong_each_to_its_stack(local):
+    """The CDK names all of its change sets alike."""
+    client = local.client("cloudformation")
+    for name in ("one", "other"):
+        body = json.dumps({"Resources": {name: {"Type": "AWS::SSM::Parameter", "Properties": {"Type": "String", "Value": "x"}}}})
+        client.create_change_set(StackName=name, ChangeSetName="cdk", ChangeSetType="CREATE", TemplateBody=body)
+    assert client.describe_change_set(StackName="one", ChangeSetName="cdk")["StackName"] == "one"
+    assert client.describe_change_set(StackName="other", ChangeSetName="cdk")["StackName"] == "other"
+    client.delete_change_set(StackName="other", ChangeSetName="cdk")
+    assert _code(client.describe_change_set, StackName="other", ChangeSetName="cdk") == "ChangeSetNotFound"
+    assert client.describe_change_set(StackName="one", ChangeSetName="cdk")["StackName"] == "one"
+    client.delete_change_set(StackName="other", ChangeSetName="cdk")
+
+
 def test_resources_come_after_what_they_need():
     resources = {"A": {"DependsOn": "C"}, "B": {"P": {"Fn::GetAtt": ["A", "Arn"]}}, "C": {}, "D": {"P": [{"Ref": "B"}]}}
     assert dependency_order(resources) == ["C", "A", "B", "D"]

@@ -1,5 +1,6 @@
 """Emulated hardware: the PKI's shape, the NSM's rules, countersigning, the services' parsers, vsock streams."""
 
+import mmap
 import os
 import socket
 import struct
@@ -228,3 +229,19 @@ def test_a_malformed_packet_is_reset_or_ends_the_guests_vsock_only(switch, packe
         side.from_guest(packet)
     except struct.error:
         pass  # the back end drops this guest's vsock for it
+
+
+def test_the_guest_sees_no_index_that_is_half_written():
+    """Of 255 and 256, written byte by byte, a reader on another processor would now and then see 0 or 511."""
+    guest = _Guest()
+    guest.ring.size = 256
+    with mmap.mmap(guest.file, 1 << 20) as memory, memoryview(memory)[0x2002:0x2004].cast("H") as index:
+        index[0] = 256
+        if (child := os.fork()) == 0:
+            seen = {index[0] for _ in range(3_000_000)}
+            os._exit(0 if seen <= {255, 256} else 1)
+        while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
+            for _ in range(1000):
+                index[0] = 255
+                guest.ring.push(0, 0)
+    assert ended == (child, 0)

@@ -6,6 +6,8 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from nitrokit.emulation.cloud import patching
+
 _LAUNCHING = "autoscaling:EC2_INSTANCE_LAUNCHING"
 WAITING, IN_SERVICE = "Pending:Wait", "InService"
 
@@ -20,13 +22,16 @@ def install() -> Callable[[], None]:
     create = FakeAutoScalingGroup.__dict__["create_from_cloudformation_json"]
     FakeAutoScalingGroup.replace_autoscaling_group_instances = _launching(launch)
     FakeAutoScalingGroup.create_from_cloudformation_json = classmethod(_with_hooks(create.__func__))
-    AutoScalingResponse.complete_lifecycle_action = _complete_lifecycle_action
-    CloudFormationResponse.signal_resource = _signal_resource
+    restores = [
+        patching.put(AutoScalingResponse, complete_lifecycle_action=_complete_lifecycle_action),
+        patching.put(CloudFormationResponse, signal_resource=_signal_resource),
+    ]
 
     def restore() -> None:
         FakeAutoScalingGroup.replace_autoscaling_group_instances = launch
         FakeAutoScalingGroup.create_from_cloudformation_json = create
-        del AutoScalingResponse.complete_lifecycle_action, CloudFormationResponse.signal_resource
+        for one in restores:
+            one()
 
     return restore
 

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-from nitrokit.emulation.cloud import wait_conditions
-from nitrokit.emulation.cloud.ssm import SystemsManager
+from nitrokit.emulation.cloud import patching, wait_conditions
+from nitrokit.emulation.cloud.ssm import Outcome, SystemsManager
 
 _NO_BEHAVIOUR = (
     "AWS::CDK::Metadata",
@@ -38,14 +39,15 @@ def install(systems_manager: SystemsManager, put_key_policy: PutKeyPolicy, endpo
     ``endpoint_url``: the cloud's own.
     """
     from moto.cloudformation import models, parsing
+    from moto.cloudformation.responses import CloudFormationResponse
     from moto.ec2.models.instances import Instance
     from moto.kms.models import Key
     from moto.ssm.models import Document
 
     originals = [
         (models.CloudFormationBackend, "execute_change_set", models.CloudFormationBackend.execute_change_set),
-        (models.CloudFormationBackend, "describe_change_set", models.CloudFormationBackend.describe_change_set),
-        (models.CloudFormationBackend, "delete_change_set", models.CloudFormationBackend.delete_change_set),
+        (CloudFormationResponse, "describe_change_set", CloudFormationResponse.describe_change_set),
+        (CloudFormationResponse, "delete_change_set", CloudFormationResponse.delete_change_set),
         (parsing.ResourceMap, "build_resource_diff", parsing.ResourceMap.build_resource_diff),
         (parsing.ResourceMap, "parse_ssm_parameter", parsing.ResourceMap.parse_ssm_parameter),
         (Instance, "create_from_cloudformation_json", Instance.__dict__["create_from_cloudformation_json"]),
@@ -55,13 +57,14 @@ def install(systems_manager: SystemsManager, put_key_policy: PutKeyPolicy, endpo
         (parsing, "parse_and_update_resource", parsing.parse_and_update_resource),
     ]
     models.CloudFormationBackend.execute_change_set = _execute_change_set
-    models.CloudFormationBackend.describe_change_set = _known_change_set(models.CloudFormationBackend.describe_change_set)
-    models.CloudFormationBackend.delete_change_set = _tolerant_delete(models.CloudFormationBackend.delete_change_set)
+    CloudFormationResponse.describe_change_set = _describe_change_set
+    CloudFormationResponse.delete_change_set = _delete_change_set
     parsing.parse_and_update_resource = _kept(parsing.parse_and_update_resource)
     parsing.ResourceMap.build_resource_diff = _ordered_diff(parsing.ResourceMap.build_resource_diff)
     parsing.ResourceMap.parse_ssm_parameter = _resolved_once(parsing.ResourceMap.parse_ssm_parameter)
     Instance.create_from_cloudformation_json = classmethod(_instance_with_options(Instance.create_from_cloudformation_json.__func__))
-    Key.update_from_cloudformation_json = classmethod(_key_update(put_key_policy))
+    # moto's own is the base class's, which refuses.
+    forget_update = patching.put(Key, update_from_cloudformation_json=classmethod(_key_update(put_key_policy)))
     Document.create_from_cloudformation_json = classmethod(_document_with_defaults(Document.create_from_cloudformation_json.__func__))
     Key.create_from_cloudformation_json = classmethod(_key_of_its_kind)
     known = parsing.get_model_map()
@@ -76,7 +79,7 @@ def install(systems_manager: SystemsManager, put_key_policy: PutKeyPolicy, endpo
     def restore() -> None:
         for owner, name, value in originals:
             setattr(owner, name, value)
-        del Key.update_from_cloudformation_json  # moto's own is the base class's, which refuses
+        forget_update()
 
     return restore
 
@@ -90,34 +93,31 @@ def _change_set(backend: Any, name: str, stack_name: str | None = None) -> Any:
     raise ValidationError(message=f"ChangeSet [{name}] does not exist")
 
 
-def _known_change_set(original: Callable[..., Any]) -> Callable[..., Any]:
-    def describe_change_set(backend: Any, change_set_name: str, *arguments: Any, **named: Any) -> Any:
-        from moto.cloudformation.exceptions import ValidationError
-        from moto.core.exceptions import ServiceException
+def _describe_change_set(response: Any) -> Any:
+    """Of this stack: moto takes the last of the name, and the CDK names all of its change sets alike."""
+    from moto.cloudformation.exceptions import ValidationError
+    from moto.core.exceptions import ServiceException
+    from moto.core.responses import ActionResult
 
-        try:
-            found = original(backend, change_set_name, *arguments, **named)
-        except ValidationError:
-            found = None
-        if found is None:
+    class ChangeSetNotFound(ServiceException):
+        code = "ChangeSetNotFound"
 
-            class ChangeSetNotFound(ServiceException):
-                code = "ChangeSetNotFound"
-
-            raise ChangeSetNotFound(f"ChangeSet [{change_set_name}] does not exist")
-        return found
-
-    return describe_change_set
+    name = response._get_param("ChangeSetName")
+    try:
+        return ActionResult(_change_set(response.cloudformation_backend, name, response._get_param("StackName")))
+    except ValidationError:
+        raise ChangeSetNotFound(f"ChangeSet [{name}] does not exist") from None
 
 
-def _tolerant_delete(original: Callable[..., Any]) -> Callable[..., Any]:
-    def delete_change_set(backend: Any, change_set_name: str, *arguments: Any, **named: Any) -> None:
-        try:
-            original(backend, change_set_name, *arguments, **named)
-        except (KeyError, UnboundLocalError, AttributeError):
-            return  # deleting what is not there succeeds
+def _delete_change_set(response: Any) -> Any:
+    """Of this stack; deleting what is not there succeeds."""
+    from moto.cloudformation.exceptions import ValidationError
+    from moto.core.responses import EmptyResult
 
-    return delete_change_set
+    backend = response.cloudformation_backend
+    with suppress(ValidationError):
+        del backend.change_sets[_change_set(backend, response._get_param("ChangeSetName"), response._get_param("StackName")).change_set_id]
+    return EmptyResult()
 
 
 def _execute_change_set(backend: Any, change_set_name: str, stack_name: str | None = None) -> None:
@@ -342,15 +342,33 @@ def _targeted(target: Mapping[str, Any], account_id: str, region_name: str) -> l
     return [one.id for one in running if wanted & {(pair["key"], pair["value"]) for pair in one.get_tags()}]
 
 
+def _side_by_side(run: Callable[[str], Outcome], ids: Sequence[str]) -> dict[str, Outcome]:
+    """What ``run`` gives for each id, some at once, in threads that hold up no exit: an executor's are waited for, and an interrupted demo would go on for as long as its scripts."""
+    outcomes: dict[str, Outcome] = {}
+    waiting = deque(ids)
+
+    def work() -> None:
+        while waiting:
+            with suppress(IndexError):  # another thread was faster
+                instance_id = waiting.popleft()
+                outcomes[instance_id] = run(instance_id)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(_AT_ONCE, len(ids)))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return {instance_id: outcomes[instance_id] for instance_id in ids}
+
+
 def _association(systems_manager: SystemsManager) -> Any:
     base = _inert("AWS::SSM::Association")
 
     def associate(properties: Mapping[str, Any], account_id: str, region_name: str) -> None:
         parameters = {name: value if isinstance(value, list) else [value] for name, value in properties.get("Parameters", {}).items()}
         ids = [one for target in properties.get("Targets", []) for one in _targeted(target, account_id, region_name)]
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            outcomes = list(pool.map(lambda instance_id: systems_manager.execute(properties["Name"], instance_id, parameters), ids))
-        for instance_id, outcome in zip(ids, outcomes, strict=True):
+        outcomes = _side_by_side(lambda instance_id: systems_manager.execute(properties["Name"], instance_id, parameters), ids)
+        for instance_id, outcome in outcomes.items():
             if outcome.status != "Success" and properties.get("WaitForSuccessTimeoutSeconds"):
                 cause = " ".join(outcome.stderr.split())[-700:]
                 raise ValueError(f"association on {instance_id}: {outcome.status} in step {outcome.failed_step or 'start'}: {cause}")

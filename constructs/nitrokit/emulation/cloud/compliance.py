@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from nitrokit.emulation.cloud import patching
+
 
 def install() -> Callable[[], None]:
     """Put them into moto; returns what takes them out again, with all that was reported."""
@@ -30,10 +32,4 @@ def install() -> Callable[[], None]:
         wanted = json.loads(response.body).get("ResourceIds", [])
         return ActionResult({"ComplianceItems": [one for one in items.values() if not wanted or one["ResourceId"] in wanted]})
 
-    SimpleSystemManagerResponse.put_compliance_items = put_compliance_items
-    SimpleSystemManagerResponse.list_compliance_items = list_compliance_items
-
-    def restore() -> None:
-        del SimpleSystemManagerResponse.put_compliance_items, SimpleSystemManagerResponse.list_compliance_items
-
-    return restore
+    return patching.put(SimpleSystemManagerResponse, put_compliance_items=put_compliance_items, list_compliance_items=list_compliance_items)

@@ -62,9 +62,12 @@ class Vring:
         self.kick: int | None = None
         self.call: int | None = None
         self._descriptors = self._available = self._used = memoryview(b"")
+        self._available_index = self._used_index = memoryview(bytes(2)).cast("H")
 
     def set_addresses(self, descriptors: int, used: int, available: int) -> None:
         self._descriptors, self._used, self._available = (self._memory.by_user(address) for address in (descriptors, used, available))
+        # By the machine's own 16-bit access: struct goes byte by byte, and the guest would see 0 between 255 and 256.
+        self._available_index, self._used_index = (ring[2:4].cast("H") for ring in (self._available, self._used))
 
     @property
     def ready(self) -> bool:
@@ -72,7 +75,7 @@ class Vring:
 
     def has_chain(self) -> bool:
         """Whether the guest offers a chain."""
-        return self.ready and struct.unpack_from("<H", self._available, 2)[0] != self.next_available
+        return self.ready and self._available_index[0] != self.next_available
 
     def pop(self) -> tuple[int, list[memoryview], list[memoryview]]:
         """(head, buffers to read, buffers to write). Raises ValueError for a chain that loops or leaves memory."""
@@ -91,9 +94,9 @@ class Vring:
 
     def push(self, head: int, written: int) -> None:
         """Give a chain back. The index goes last: the guest reads the entry when it sees it."""
-        (index,) = struct.unpack_from("<H", self._used, 2)
+        index = self._used_index[0]
         struct.pack_into("<II", self._used, 4 + 8 * (index % self.size), head, written)
-        struct.pack_into("<H", self._used, 2, (index + 1) & 0xFFFF)
+        self._used_index[0] = (index + 1) & 0xFFFF
 
     def notify(self) -> None:
         if self.call is not None:
