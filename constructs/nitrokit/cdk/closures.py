@@ -52,6 +52,7 @@ CLOSURES = {
     "audit": Closure(
         (*_ATTESTATION, *_SETTINGS, *_STATE, *_LEDGER, "handlers/audit.py", "handlers/auditor.py", "handlers/key_use.py", "handlers/ledger_index.py"), (*_CRYPTOGRAPHY, *_POWERTOOLS, *_TRACED)
     ),
+    "await_attestation": Closure((*_BASE[:2], "handlers/__init__.py", "handlers/await_attestation.py"), (*_POWERTOOLS, *_TRACED, "typing-extensions")),
     "admit_instance": Closure(
         (
             *_ATTESTATION, *_VERDICTS, *_LEDGER_RECORDS, "core/nonces.py", "handlers/admit_instance.py", "handlers/checked.py", "handlers/findings.py", "handlers/hosts.py",

@@ -28,7 +28,7 @@ _LANGUAGES = {"python": "3.13", "nodejs": "22"}
 class MeasurementGate(Construct):
     """The drift gate for CDK Pipelines (``synth_step``, ``attested_step``, ``retire_step``) and for CodePipeline (``add_stages``).
 
-    Every step is a CodeBuild build, whose exit code is the action's result: what fails ends the pipeline.
+    Every step is a CodeBuild build, whose exit code is the action's result: what fails ends the pipeline. ``AwaitAttestation`` is a Lambda in place of the build that waits for attested health.
 
     - ``images``: where the image folders lie in the source. Default: ``enclave_images``.
     - ``install``: commands that bring nitrokit and the CDK CLI. Default: hashed requirements.txt, and package-lock.json.
@@ -82,9 +82,12 @@ class MeasurementGate(Construct):
         stack_name: str,
         deploy: Sequence[codepipeline.IAction],
         assembly: codepipeline.Artifact | None = None,
+        attest: codepipeline.IAction | None = None,
         retire: bool = False,
     ) -> None:
-        """For a pipeline that has its source stage: Build, Gate, Deploy (``deploy``: the caller's actions), Attest and, if wanted, Retire. ``assembly``: what ``cdk.out`` becomes, for ``deploy``."""
+        """For a pipeline that has its source stage: Build, Gate, Deploy (``deploy``: the caller's actions), Attest and, if wanted, Retire. ``assembly``: what ``cdk.out`` becomes, for ``deploy``;
+        ``attest``: what waits for attested health, e.g. ``AwaitAttestation.action()``; default: a build that runs the gate over the stack.
+        """
         built = [codepipeline.Artifact(f"Built{name}") for name in _BUILDERS]
         builds = [
             self._action(f"Build{name}", source, self._building(), output=artifact, folder="built")
@@ -99,7 +102,7 @@ class MeasurementGate(Construct):
             output=assembly or codepipeline.Artifact("Assembly"),
             folder="cdk.out",
         )
-        attest = self._action("Attest", source, self._attesting(stack_name), statements=self._reading(stack_name))
+        attest = attest or self._action("Attest", source, self._attesting(stack_name), statements=self._reading(stack_name))
         stages: list[tuple[str, Sequence[codepipeline.IAction]]] = [
             ("Build", builds),
             ("Gate", [gate]),

@@ -2,8 +2,9 @@
 
 Environment: SETTINGS_PATH (below it, the fleets), STATE_TABLE, LEASE_SECONDS; LEDGER_TABLE, TOPIC_ARN, SECURITY_HUB ("true") where wanted; TRUST_ANCHOR only where it is not AWS's root.
 Event: what a rule sends, or ``{}`` or ``{"instances": [ids]}`` by hand.
-Answer: {"status": "complete" | "continues" | "busy" | "idle", "run_id", "verdict": "PASS" | "FAIL" | "UNREACHABLE", "totals": {enclave: {verdict: count}}, "failures": [{"enclave",
-"instance_id", "verdict", "code", "reason", "differences"}]}; at most 50 failures are told.
+Answer: {"status": "complete" | "continues" | "busy" | "idle", "run_id", "waiting", "verdict": "PASS" | "FAIL" | "UNREACHABLE", "totals": {enclave: {verdict: count}}, "failures":
+[{"enclave", "instance_id", "verdict", "code", "reason", "differences"}]}; at most 50 failures are told. ``run_id``: between runs the last one's; ``waiting``: something was asked for after
+this run began, and waits for the next.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ def summary(status: str, state: RunState) -> dict[str, Any]:
         counted.update(totals)
     worst = FAIL if counted[FAIL] else UNREACHABLE if counted[UNREACHABLE] or not counted[PASS] else PASS
     return {
-        "status": status, "run_id": state.run_id, "verdict": worst, "totals": {name: dict(counts) for name, counts in state.totals.items()},
-        "failures": [dict(one) for one in state.failures],
+        "status": status, "run_id": state.run_id or state.ended, "waiting": bool(state.pending), "verdict": worst,
+        "totals": {name: dict(counts) for name, counts in state.totals.items()}, "failures": [dict(one) for one in state.failures],
     }  # fmt: skip
 
 

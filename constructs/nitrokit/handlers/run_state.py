@@ -48,7 +48,9 @@ class Chunk:
 
 @dataclass(frozen=True)
 class RunState:
-    """``run_id``: None between runs. ``fleet``, ``after``: the cursor: the fleet's number and the last instance id that is done. ``totals``: enclave → verdict → count."""
+    """``run_id``: None between runs; ``ended``: the run that ended last, whose results stay until the next one. ``fleet``, ``after``: the cursor: the fleet's number and the last instance id that
+    is done. ``totals``: enclave → verdict → count.
+    """
 
     run_id: str | None = None
     scope: tuple[str, ...] = ()
@@ -61,6 +63,7 @@ class RunState:
     lease_until: str = ""
     pending: tuple[str, ...] = ()
     triggers: tuple[str, ...] = ()
+    ended: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> RunState:
@@ -121,7 +124,7 @@ class RunState:
         if self.run_id != run_id:
             return self
         self._require(owner)
-        return replace(self.released(owner), run_id=None, scope=())
+        return replace(self.released(owner), run_id=None, scope=(), ended=run_id)
 
     def _require(self, owner: str) -> None:
         if self.owner != owner:

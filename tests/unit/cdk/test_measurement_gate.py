@@ -11,11 +11,13 @@ import aws_cdk as cdk
 import pytest
 from aws_cdk import aws_codepipeline as codepipeline
 from aws_cdk import aws_codepipeline_actions as actions
+from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_s3 as s3
 from aws_cdk import pipelines
 from aws_cdk.assertions import Template
 from cdk_nag import AwsSolutionsChecks
 
+from nitrokit.cdk.await_attestation import AwaitAttestation
 from nitrokit.cdk.measurement_gate import MeasurementGate
 
 ROOT = Path(__file__).parents[3]
@@ -27,8 +29,7 @@ def _app():
     return cdk.App(context=CONTEXT)
 
 
-@pytest.fixture(scope="module")
-def plain_stack():
+def _plain_stack(attest=lambda stack: None):
     """CodePipeline with stages of its own."""
     stack = cdk.Stack(_app(), "Plain", env=cdk.Environment(account="123456789012", region="eu-central-1"))
     bucket = s3.Bucket(stack, "Source", versioned=True)
@@ -41,8 +42,24 @@ def plain_stack():
     deploy = actions.CloudFormationCreateUpdateStackAction(
         action_name="Deploy", stack_name="Hello", template_path=assembly.at_path("Hello.template.json"), admin_permissions=False
     )
-    gate.add_stages(pipeline, source, stack_name="Hello", deploy=[deploy], assembly=assembly, retire=True)
+    gate.add_stages(pipeline, source, stack_name="Hello", deploy=[deploy], assembly=assembly, attest=attest(stack), retire=True)
     return stack
+
+
+@pytest.fixture(scope="module")
+def plain_stack():
+    return _plain_stack()
+
+
+def _awaiting(stack, **options):
+    check = lambda_.Function.from_function_name(stack, "Check", "check-enclaves")
+    return AwaitAttestation(stack, "Await", check=check, **options)
+
+
+@pytest.fixture(scope="module")
+def awaiting_stack():
+    """The same, waiting by a Lambda."""
+    return _plain_stack(lambda stack: _awaiting(stack, wait=cdk.Duration.hours(2)).action())
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +101,36 @@ def test_only_the_steps_that_ask_aws_may_and_they_may_read_alone(plain):
     assert not {action for action in allowed if action.startswith("kms:")} & {"kms:PutKeyPolicy", "kms:CreateGrant", "kms:*"}
 
 
+def test_a_lambda_may_wait_in_the_builds_place_and_may_tell_the_job(awaiting_stack):
+    resources = Template.from_stack(awaiting_stack).to_json()["Resources"].values()
+    (pipeline,) = _of(resources, "AWS::CodePipeline::Pipeline")
+    ((attest,),) = [stage["Actions"] for stage in pipeline["Stages"] if stage["Name"] == "Attest"]
+    assert (attest["ActionTypeId"]["Category"], attest["ActionTypeId"]["Provider"]) == ("Invoke", "Lambda")
+    (function,) = [one for one in _of(resources, "AWS::Lambda::Function") if "CHECK_FUNCTION" in json.dumps(one)]
+    assert function["Environment"]["Variables"]["WAIT_SECONDS"] == "7200"
+    assert function["Environment"]["Variables"]["CHECK_FUNCTION"] == {
+        "Fn::Join": ["", ["arn:", {"Ref": "AWS::Partition"}, ":lambda:eu-central-1:123456789012:function:check-enclaves"]]
+    }
+    allowed = {
+        action
+        for policy in _of(resources, "AWS::IAM::Policy")
+        if "AwaitRole" in json.dumps(policy["Roles"])
+        for statement in policy["PolicyDocument"]["Statement"]
+        for action in ([statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"])
+    }
+    assert {one for one in allowed if not one.startswith(("logs:", "xray:", "sqs:"))} == {
+        "lambda:InvokeFunction",
+        "codepipeline:PutJobSuccessResult",
+        "codepipeline:PutJobFailureResult",
+    }
+
+
+@pytest.mark.parametrize("wait", [cdk.Duration.hours(24), cdk.Duration.days(2)])
+def test_a_wait_that_codepipeline_would_cut_off_is_refused(wait):
+    with pytest.raises(ValueError, match="out of range"):
+        _awaiting(cdk.Stack(_app(), "S"), wait=wait)
+
+
 def test_as_steps_of_cdk_pipelines():
     app = _app()
     stack = cdk.Stack(app, "Pipelines", env=cdk.Environment(account="123456789012", region="eu-central-1"))
@@ -105,14 +152,16 @@ def test_as_steps_of_cdk_pipelines():
     assert order.index("Gate") < min(number for number, name in enumerate(order) if "Deploy" in name or "Prepare" in name)
 
 
-def test_cdk_nag_and_cfn_lint_find_nothing_in_it_but_the_wildcards_of_its_roles(plain_stack, tmp_path):
-    root = plain_stack.node.root
+@pytest.mark.parametrize(
+    ("name", "path", "expected"), [("plain_stack", "/Gate/", {"AwsSolutions-IAM5"}), ("awaiting_stack", "/Await/", set())]
+)
+def test_cdk_nag_and_cfn_lint_find_nothing_in_it_but_the_wildcards_of_its_roles(name, path, expected, request, tmp_path):
+    stack = request.getfixturevalue(name)
+    root = stack.node.root
     found = AwsSolutionsChecks(root).validate_scope(root).violations
-    rules = {
-        one.rule_name.split("[")[0] for one in found for resource in one.violating_resources if "/Gate/" in str(resource.construct_path)
-    }
-    assert rules == {"AwsSolutions-IAM5"}
-    (tmp_path / "plain.template.json").write_text(json.dumps(Template.from_stack(plain_stack).to_json()))
+    rules = {one.rule_name.split("[")[0] for one in found for resource in one.violating_resources if path in str(resource.construct_path)}
+    assert rules == expected
+    (tmp_path / "plain.template.json").write_text(json.dumps(Template.from_stack(stack).to_json()))
     done = subprocess.run(
         [Path(sys.executable).with_name("cfn-lint"), "--non-zero-exit-code", "error", str(tmp_path / "plain.template.json")],
         capture_output=True,
