@@ -36,7 +36,7 @@ class Closure:
 
 CLOSURES = {
     "verify_attestation": Closure(
-        (*_ATTESTATION, *_VERDICTS, "handlers/schemas/verify_attestation.json", "handlers/verify_attestation.py"), (*_CRYPTOGRAPHY, *_POWERTOOLS, "fastjsonschema")
+        (*_ATTESTATION, *_VERDICTS, "handlers/schemas/verify_attestation.json", "handlers/tracing.py", "handlers/verify_attestation.py"), (*_CRYPTOGRAPHY, *_POWERTOOLS, "fastjsonschema")
     ),
     "check_enclaves": Closure(
         (
@@ -45,10 +45,10 @@ CLOSURES = {
         (*_CRYPTOGRAPHY, *_POWERTOOLS, *_TRACED),
     ),
     "sign_ledger": Closure(
-        (*_ATTESTATION, *_LEDGER, "handlers/ledger_export.py", "handlers/ledger_signing.py", "handlers/sign_ledger.py"), (*_CRYPTOGRAPHY, *_POWERTOOLS)
+        (*_ATTESTATION, *_LEDGER, "handlers/ledger_export.py", "handlers/ledger_signing.py", "handlers/sign_ledger.py", "handlers/tracing.py"), (*_CRYPTOGRAPHY, *_POWERTOOLS)
     ),
     "guard_key_policy": Closure((*_BASE, *_SETTINGS, *_STATE, *_KEY_POLICY, "handlers/guard_key_policy.py", "handlers/key_guard.py"), (*_POWERTOOLS, *_TRACED, "typing-extensions")),
-    "key_canary": Closure((*_BASE, *_SETTINGS, "handlers/findings.py", "handlers/key_canary.py"), (*_POWERTOOLS, "typing-extensions")),
+    "key_canary": Closure((*_BASE, *_SETTINGS, "handlers/findings.py", "handlers/key_canary.py", "handlers/tracing.py"), (*_POWERTOOLS, "typing-extensions")),
     "audit": Closure(
         (*_ATTESTATION, *_SETTINGS, *_STATE, *_LEDGER, "handlers/audit.py", "handlers/auditor.py", "handlers/key_use.py", "handlers/ledger_index.py"), (*_CRYPTOGRAPHY, *_POWERTOOLS, *_TRACED)
     ),

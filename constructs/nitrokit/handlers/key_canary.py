@@ -22,6 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from nitrokit.handlers import settings
 from nitrokit.handlers.findings import Account, Finding, Publisher
 from nitrokit.handlers.settings import GuardedKey
+from nitrokit.handlers.tracing import fast_tracer
 
 SERVICE = "key-canary"
 DENIED, OPENED, NOT_PROVEN = "DENIED", "OPENED", "NOT PROVEN"
@@ -29,9 +30,11 @@ _CONTEXT = {"nitrokit": "canary"}
 _EXPLICIT = "explicit deny in a resource-based policy"
 
 logger = Logger(service=SERVICE)
+tracer = fast_tracer(SERVICE)
 _ciphertexts: dict[str, bytes] = {}
 
 
+@tracer.capture_lambda_handler(capture_response=False, capture_error=False)
 def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     """The Lambda's handler."""
     del event

@@ -20,13 +20,16 @@ from nitrokit.core.ledger import Checkpoint
 from nitrokit.handlers.ledger_export import BucketStore, export_ledger, last_checkpoint
 from nitrokit.handlers.ledger_signing import kms_signer, sign_ledger
 from nitrokit.handlers.ledger_store import Ledger
+from nitrokit.handlers.tracing import fast_tracer
 
 NAMESPACE, SERVICE = "Nitrokit", "sign-ledger"
 logger = Logger(service=SERVICE)
 metrics = Metrics(namespace=NAMESPACE, service=SERVICE)
+tracer = fast_tracer(SERVICE)
 
 
 @metrics.log_metrics
+@tracer.capture_lambda_handler(capture_response=False, capture_error=False)
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """The Lambda's handler."""
     del event, context

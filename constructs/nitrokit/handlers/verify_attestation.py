@@ -25,6 +25,7 @@ from nitrokit.core.attestation import AppraisalPolicy, ChainCache
 from nitrokit.core.reference_values import ReferenceValues
 from nitrokit.errors import NitrokitError, UsageError
 from nitrokit.handlers import settings
+from nitrokit.handlers.tracing import fast_tracer
 from nitrokit.handlers.trust import trust_anchor
 from nitrokit.handlers.verdict import judge
 
@@ -33,6 +34,7 @@ DEFAULT_MAX_AGE = 300
 
 logger = Logger(service="verify-attestation")
 metrics = Metrics(namespace="Nitrokit", service="verify-attestation")
+tracer = fast_tracer("verify-attestation")
 _chains = ChainCache()
 
 
@@ -43,6 +45,7 @@ class RequestError(UsageError):
 
 
 @metrics.log_metrics
+@tracer.capture_lambda_handler(capture_response=False, capture_error=False)
 def handler(event: Any, context: object) -> dict[str, Any]:
     """The Lambda's handler. Raises RequestError, or what making the policy raises, when invoked directly."""
     if isinstance(event, dict) and "http" in (event.get("requestContext") or {}):
