@@ -14,6 +14,7 @@ from constructs import Construct
 
 from nitrokit.cdk.attestation_ledger import AttestationLedger
 from nitrokit.cdk.enclave_key import EnclaveKey
+from nitrokit.cdk.key_aliases import arns_with_aliases
 from nitrokit.cdk.monitor_function import FunctionOptions, MonitorFunction
 from nitrokit.cdk.monitor_settings import MonitorSettings
 
@@ -79,6 +80,8 @@ class KeyMonitor(Construct):
 
     def _allow_guard(self, restore: bool, role: iam.IRole | None) -> None:
         self.guard.allow("kms:DescribeKey", "kms:GetKeyPolicy", "kms:ListGrants", on=self._arns)
+        # This action takes no resource (Service Authorization Reference).
+        self.guard.allow("kms:ListAliases", on=["*"])
         self.guard.allow("dynamodb:BatchGetItem", "dynamodb:PutItem", on=[self._state.table_arn])
         if not restore:
             return
@@ -111,7 +114,7 @@ class KeyMonitor(Construct):
         pattern = events.EventPattern(
             source=["aws.kms"],
             detail_type=["AWS API Call via CloudTrail"],
-            detail={"eventSource": ["kms.amazonaws.com"], "eventName": list(CHANGES), "resources": {"ARN": self._arns}},
+            detail={"eventSource": ["kms.amazonaws.com"], "eventName": list(CHANGES), "resources": {"ARN": arns_with_aliases(self._keys)}},
         )
         guard = targets.LambdaFunction(self.guard.function, dead_letter_queue=self.guard.dead_letters)
         return events.Rule(self, "Changed", event_pattern=pattern, targets=[guard], description="Something about an EnclaveKey was changed")

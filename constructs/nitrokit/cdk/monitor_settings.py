@@ -15,6 +15,7 @@ from constructs import Construct
 
 from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
 from nitrokit.cdk.enclave_key import EnclaveKey
+from nitrokit.cdk.key_aliases import aliases_of
 from nitrokit.cdk.monitor_function import MonitorFunction
 from nitrokit.core.intrinsics import longest
 from nitrokit.core.key_policy import PolicyError
@@ -25,7 +26,7 @@ _PARTS, _PART = 4, 8192 - 512
 
 
 class MonitorSettings(Construct):
-    """One parameter for each fleet, four for each key, below ``path``. ``version``: another one for other locks, so that a function that keeps what it read starts anew.
+    """One parameter for each fleet, five for each key, below ``path``. ``version``: another one for other locks, so that a function that keeps what it read starts anew.
 
     Raises ValueError for two fleets of one name; at synthesis PolicyError for a policy that does not fit.
     """
@@ -43,6 +44,7 @@ class MonitorSettings(Construct):
         for key in keys:
             for part in range(_PARTS):
                 self._put("Key", f"keys/{self.name_of(key)}/{part}", Lazy.string(_Statements(key, part)))
+            self._put("Key", f"keys/{self.name_of(key)}/aliases", Lazy.string(_Aliases(key)))
         self.version = digest.hexdigest()[:16]
 
     def _put(self, kind: str, name: str, value: str) -> None:
@@ -109,6 +111,18 @@ class _Statements:
             )
         own = packed[self._part] if self._part < len(packed) else []
         return stack.to_json_string({"key": self._key.key_arn, "statements": _as_tokens(own)})
+
+
+@jsii.implements(IStableStringProducer)
+class _Aliases:
+    """A key's aliases, once all are made."""
+
+    def __init__(self, key: EnclaveKey) -> None:
+        self._key = key
+
+    @jsii.member(jsii_name="produce")
+    def produce(self) -> str:
+        return Stack.of(self._key).to_json_string({"key": self._key.key_arn, "aliases": aliases_of(self._key)})
 
 
 def pack(statements: Sequence[Any]) -> list[list[Any]]:

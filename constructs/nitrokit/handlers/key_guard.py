@@ -1,6 +1,6 @@
-"""A key's deployed policy and grants against what was synthesised. Read and judge; restoring is the caller's choice.
+"""A key's deployed policy, grants and aliases against what was synthesised. Read and judge; restoring is the caller's choice.
 
-Sources: KMS API Reference "GetKeyPolicy", "ListGrants", "DescribeKey"; KMS Developer Guide "Grants" (no grant can demand attestation).
+Sources: KMS API Reference "GetKeyPolicy", "ListGrants", "ListAliases", "DescribeKey"; KMS Developer Guide "Grants" (no grant can demand attestation).
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class KeyState:
             subject=self.key.name,
             title=f"Key {self.key.name} is {'as synthesised' if not self.problems else 'not as synthesised'}",
             description="; ".join(self.problems) + (" (restored)" if restored else "")
-            or "Its policy says what was synthesised, and no grant exists.",
+            or "Its policy says what was synthesised, no grant exists, and its aliases lead to it.",
             severity="CRITICAL",
             resource=(self.key.arn, "AwsKmsKey"),
-            remedy="Find out who changed it (CloudTrail: PutKeyPolicy, CreateGrant), and what was decrypted since (the function audit).",
+            remedy="Find out who changed it (CloudTrail: PutKeyPolicy, CreateGrant, UpdateAlias), and what was decrypted since (the function audit).",
             passed=not self.problems,
             details={"key": self.key.arn, "restored": str(restored).lower()},
         )
@@ -53,6 +53,7 @@ def examine(kms: Any, key: GuardedKey, account: str, partition: str) -> KeyState
         described = kms.describe_key(KeyId=key.arn)["KeyMetadata"]
         deployed = kms.get_key_policy(KeyId=key.arn, PolicyName="default")["Policy"]
         grants = _grants(kms, key.arn)
+        moved = _moved_aliases(kms, key)
     except ClientError as error:
         if error.response["Error"]["Code"] not in _UNREADABLE:
             raise
@@ -61,6 +62,7 @@ def examine(kms: Any, key: GuardedKey, account: str, partition: str) -> KeyState
         *_state(described),
         *_policy(deployed, key, grants, account, partition),
         *(f"grant {one.id} lets {one.grantee_principal} {', '.join(one.operations)}" for one in grants),
+        *moved,
     ]
     return KeyState(key, tuple(problems), grants)
 
@@ -72,6 +74,19 @@ def _grants(kms: Any, arn: str) -> tuple[Grant, ...]:
         for page in pages
         for one in page["Grants"]
     )
+
+
+def _moved_aliases(kms: Any, key: GuardedKey) -> list[str]:
+    """Those that do not lead to the key: who encrypts under such a name encrypts under another key. All of the account's are asked for only where one is missed."""
+    own = _aliases(kms, KeyId=key.arn) if key.aliases else {}
+    missed = [one for one in key.aliases if one not in own]
+    everywhere = _aliases(kms) if missed else {}
+    return [f"{one} leads to key {everywhere[one]}, not to this one" if one in everywhere else f"{one} leads to no key" for one in missed]
+
+
+def _aliases(kms: Any, **of: str) -> dict[str, str]:
+    pages = kms.get_paginator("list_aliases").paginate(**of)
+    return {one["AliasName"]: one["TargetKeyId"] for page in pages for one in page["Aliases"] if "TargetKeyId" in one}
 
 
 def _state(described: dict[str, Any]) -> list[str]:
@@ -105,7 +120,10 @@ def _told(one: PolicyFinding) -> str:
 
 
 def restore(kms: Any, state: KeyState) -> None:
-    """Put the synthesised policy back, and revoke every grant. ``kms``: of the one who may; on a sealed key nobody may change the policy, so nobody could have."""
+    """Put the synthesised policy back, and revoke every grant. ``kms``: of the one who may; on a sealed key nobody may change the policy, so nobody could have.
+
+    An alias stays where it is: moving it takes a permission on the other key, too.
+    """
     kms.put_key_policy(KeyId=state.key.arn, PolicyName="default", Policy=json.dumps(state.key.policy), BypassPolicyLockoutSafetyCheck=True)
     for one in state.grants:
         kms.revoke_grant(KeyId=state.key.arn, GrantId=one.id)

@@ -35,23 +35,25 @@ class Fleet:
 
 @dataclass(frozen=True)
 class GuardedKey:
-    """A key, and the policy that was synthesised for it."""
+    """A key, the policy that was synthesised for it, and the aliases that must lead to it."""
 
     name: str
     arn: str
     policy: Mapping[str, Any]
+    aliases: tuple[str, ...] = ()
 
 
 def keys(ssm: Any, environment: Mapping[str, str]) -> list[GuardedKey]:
-    """The keys that this function guards. A policy may be larger than a parameter: its statements stand in several, ``keys/<name>/<part>``."""
+    """The keys that this function guards. A policy may be larger than a parameter: its statements stand in several, ``keys/<name>/<part>``; the aliases in one of their own."""
     found = parameters(ssm, environment, "keys")
     names = sorted({name.split("/")[0] for name in found})
     return [_key(name, [found[part] for part in sorted(found) if part.split("/")[0] == name]) for name in names]
 
 
 def _key(name: str, parts: list[dict[str, Any]]) -> GuardedKey:
-    statements = [one for part in parts for one in part["statements"]]
-    return GuardedKey(name, parts[0]["key"], {"Version": "2012-10-17", "Statement": statements})
+    statements = [one for part in parts for one in part.get("statements", ())]
+    aliases = tuple(one for part in parts for one in part.get("aliases", ()))
+    return GuardedKey(name, parts[0]["key"], {"Version": "2012-10-17", "Statement": statements}, aliases)
 
 
 def parameters(ssm: Any, environment: Mapping[str, str], kind: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import aws_cdk as cdk
 import pytest
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
 from aws_cdk.assertions import Template
 from cdk_nag import AwsSolutionsChecks
 
@@ -32,7 +33,11 @@ def _name(name):
 
 def _stack(folder, **options):
     app = cdk.App(outdir=str(folder / "out"), context=json.loads((ROOT / "cdk.json").read_text())["context"])
-    return _fill(cdk.Stack(app, "S"), folder, **options)
+    stack, monitor = _fill(cdk.Stack(app, "S"), folder, **options)
+    kms.Alias(
+        cdk.Stack(app, "Names"), "Late", alias_name="alias/late", target_key=stack.node.find_child("Key")
+    )  # of another stack: known too
+    return stack, monitor
 
 
 def _fill(stack, folder, sealed=True, **options):
@@ -44,6 +49,7 @@ def _fill(stack, folder, sealed=True, **options):
     administrator = None if sealed else "arn:aws:iam::123456789012:role/administrator"
     key = EnclaveKey(stack, "Key", images=[image], host_role=host.role, sealed=sealed, administrator_arn=administrator)
     bootstrap = EnclaveBootstrap(stack, "Bootstrap", parent=host, image=image)
+    key.add_alias("data")
     monitor = AttestationMonitor(stack, "Monitor", bootstraps=[bootstrap], keys=[key], **options)
     key.grants.encrypt(iam.ArnPrincipal("arn:aws:iam::123456789012:role/late-owner"))  # behind the monitor: the guard must know it too
     return stack, monitor
@@ -87,6 +93,7 @@ def test_the_guard_compares_with_the_very_policy_that_is_deployed(template):
     assert policy_differences(json.dumps(policy), key.policy) == []
     assert "late-owner" in json.dumps(key.policy)
     assert key.arn.endswith("Key961B73FD.Arn")
+    assert key.aliases == ("alias/data", "alias/late")
 
 
 def test_a_large_policy_is_spread_over_parameters():
@@ -109,15 +116,15 @@ def test_the_canary_is_a_data_owner_whom_iam_allows_to_decrypt(template):
 
 
 def test_the_guard_reads_and_changes_nothing_unless_told(template, tmp_path):
-    kms = {
+    read = {
         action for actions, _ in _statements(template, "MonitorKeysGuardRole") for action in actions if action.startswith(("kms:", "sts:"))
     }
-    assert kms == {"kms:DescribeKey", "kms:GetKeyPolicy", "kms:ListGrants"}
+    assert read == {"kms:DescribeKey", "kms:GetKeyPolicy", "kms:ListAliases", "kms:ListGrants"}
     restoring = Template.from_stack(_stack(tmp_path, restore=True)[0])
     more = {
         action for actions, _ in _statements(restoring, "MonitorKeysGuardRole") for action in actions if action.startswith(("kms:", "sts:"))
     }
-    assert more - kms == {"kms:PutKeyPolicy", "kms:RevokeGrant"}
+    assert more - read == {"kms:PutKeyPolicy", "kms:RevokeGrant"}
 
 
 def test_it_restores_as_the_administrator_where_there_is_one(tmp_path):
@@ -132,7 +139,10 @@ def test_it_restores_as_the_administrator_where_there_is_one(tmp_path):
 
 def test_a_change_of_a_key_starts_the_guard_and_a_check(template):
     (rule,) = [one for one in _properties(template, "AWS::Events::Rule") if one.get("EventPattern", {}).get("source") == ["aws.kms"]]
-    assert rule["EventPattern"]["detail"]["resources"]["ARN"] == [{"Fn::GetAtt": ["Key961B73FD", "Arn"]}]
+    watched = [resolve(one, _name) for one in rule["EventPattern"]["detail"]["resources"]["ARN"]]
+    # An alias that is moved away is told of with its own ARN and its new key's (KMS Developer Guide, the CloudTrail entry of UpdateAlias).
+    aliases = [f"arn:aws:kms:eu-west-1:123456789012:alias/{name}" for name in ("data", "late")]
+    assert watched == [_name("Key961B73FD.Arn"), *aliases]
     assert {"PutKeyPolicy", "CreateGrant", "UpdateAlias", "ReplicateKey"} <= set(rule["EventPattern"]["detail"]["eventName"])
     assert {name for target in rule["Targets"] for name in ("Guard", "Check") if name in json.dumps(target["Arn"])} == {"Guard", "Check"}
     rates = {one["ScheduleExpression"] for one in _properties(template, "AWS::Events::Rule") if "ScheduleExpression" in one}

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,7 +29,7 @@ def local():
     aws = LocalAws(work, environment={}, runner="process", note=lambda _: None)
     for name, actions in {
         "canary": ["kms:Decrypt", "kms:Encrypt"],
-        "guard": ["kms:DescribeKey", "kms:GetKeyPolicy", "kms:ListGrants", "kms:RevokeGrant", "kms:PutKeyPolicy"],
+        "guard": ["kms:DescribeKey", "kms:GetKeyPolicy", "kms:ListAliases", "kms:ListGrants", "kms:RevokeGrant", "kms:PutKeyPolicy"],
         "administrator": ["kms:PutKeyPolicy", "kms:RevokeGrant"],
     }.items():
         aws.create_role(name)
@@ -136,6 +137,20 @@ def test_a_grant_is_told_and_revoked(local, make_key):
     assert any("lets arn:aws:iam::123456789012:role/administrator Decrypt" in problem for problem in state.problems)
     restore(_role(local, "administrator"), state)
     assert _examine(local, key).problems == ()
+
+
+def test_an_alias_that_leads_to_another_key_or_to_none_is_told(local, make_key):
+    key, other = replace(make_key(), aliases=("alias/data", "alias/more")), make_key()
+    from moto.kms.models import kms_backends
+
+    backend = kms_backends[ACCOUNT]["us-east-1"]
+    for alias in key.aliases:
+        backend.create_alias(key.arn, alias)
+    assert _examine(local, key).problems == ()
+    backend.update_alias(other.arn, "alias/data")
+    backend.delete_alias("alias/more")
+    other_id = other.arn.rsplit("/", 1)[-1]
+    assert _examine(local, key).problems == (f"alias/data leads to key {other_id}, not to this one", "alias/more leads to no key")
 
 
 def test_a_key_that_is_disabled_or_cannot_be_read_is_no_pass(local, make_key):

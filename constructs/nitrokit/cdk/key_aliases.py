@@ -1,0 +1,35 @@
+"""The aliases that an app gives to a key, in whichever of its stacks; those that are made later included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jsii
+from aws_cdk import IStableListProducer, Lazy, Stack
+from aws_cdk import aws_kms as kms
+
+from nitrokit.cdk.enclave_key import EnclaveKey
+
+
+def aliases_of(key: EnclaveKey) -> list[str]:
+    """Their names, with ``alias/``, sorted. To be called at synthesis, when all are made."""
+    stack = Stack.of(key)
+    own = [stack.resolve(key.key_arn), stack.resolve(key.key_id)]
+    made = [one for one in key.node.root.node.find_all() if isinstance(one, kms.CfnAlias)]
+    return sorted(one.alias_name for one in made if stack.resolve(one.target_key_id) in own)
+
+
+def arns_with_aliases(keys: Sequence[EnclaveKey]) -> list[str]:
+    """The ARNs of keys and of all their aliases, as a token."""
+    return Lazy.list(_Arns(keys))
+
+
+@jsii.implements(IStableListProducer)
+class _Arns:
+    def __init__(self, keys: Sequence[EnclaveKey]) -> None:
+        self._keys = keys
+
+    @jsii.member(jsii_name="produce")
+    def produce(self) -> list[str]:
+        aliases = [Stack.of(key).format_arn(service="kms", resource=name) for key in self._keys for name in aliases_of(key)]
+        return [*(key.key_arn for key in self._keys), *aliases]
