@@ -82,4 +82,8 @@ def test_every_key_of_enclave_toml_is_documented():
 
 def test_no_merge_is_left_half_done():
     marked = re.compile(r"^(<{7}|>{7}) ", re.MULTILINE)
-    assert [str(path) for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.*")] if path.is_file() and marked.search(path.read_text(errors="replace"))] == []
+    assert [
+        str(path)
+        for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.*")]
+        if path.is_file() and marked.search(path.read_text(errors="replace"))
+    ] == []

@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import jsii
 from aws_cdk import Acknowledgment, Aws, Token, Validations
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk.interfaces import ResourceEnvironment
+from constructs import Construct, IConstruct
 
 from nitrokit.cdk.attested_key import AttestedKey
 from nitrokit.cdk.measured_role import pcr3_of
@@ -60,8 +61,9 @@ class KeyPolicy:
 class EnclaveKeyGrants:
     """Grants on an EnclaveKey, each bound to measurements or to encryption alone. Use ``key.grants``, or ``EnclaveKeyGrants.from_key``.
 
-    On an owned key they go into the key's policy; a principal of another account also gets its own side, which KMS demands there. On an imported key they write the principal's side
-    alone: the key's policy is another stack's.
+    On an owned key they go into the key's policy; a principal of another account also gets its own side, which KMS demands there. That names all keys of the key's account and Region: the
+    key's id is not known there before it is deployed. ``EnclaveKey.from_key_arn(…).grants`` names it alone. On such an imported key they write the principal's side alone: the key's
+    policy is another stack's.
     """
 
     def __init__(self, key: AttestedKey, policy: KeyPolicy | None, resource: kms.CfnKey | None) -> None:
@@ -112,17 +114,21 @@ class EnclaveKeyGrants:
             actions=list(actions),
             resource_arns=["*"],
         )
-        return granted.combine(self._on_principal(grantee, self._any_arn(), actions, conditions)) if self._is_foreign(grantee) else granted
+        return granted.combine(self._on_foreign(grantee, actions, conditions)) if self._is_foreign(grantee) else granted
+
+    def _on_foreign(self, grantee: iam.IGrantable, actions: tuple[str, ...], conditions: Mapping[str, Mapping[str, Any]]) -> iam.Grant:
+        """All keys of this one's account and Region: its id is not known in a stack of another account, and its policy decides as well."""
+        region, account = ("*" if Token.is_unresolved(one) else one for one in (self._key.env.region, self._key.env.account))
+        if Construct.is_construct(principal := grantee.grant_principal):
+            reason = "the key's id is not known in another account; the policy of each key there must name this principal too, and the EnclaveKey's alone does"
+            finding = f"AwsSolutions-IAM5[Resource::arn:<AWS::Partition>:kms:{region}:{account}:key/*]"
+            Validations.of(cast(IConstruct, principal)).acknowledge(Acknowledgment(id=finding, reason=reason))
+        return self._on_principal(grantee, f"arn:{Aws.PARTITION}:kms:{region}:{account}:key/*", actions, conditions)
 
     def _on_principal(
         self, grantee: iam.IGrantable, arn: str, actions: tuple[str, ...], conditions: Mapping[str, Mapping[str, Any]]
     ) -> iam.Grant:
         return iam.Grant.add_to_principal(grantee=grantee, actions=list(actions), resource_arns=[arn], conditions=conditions)
-
-    def _any_arn(self) -> str:
-        """All keys of this one's account and Region: its id is not known in a stack of another account, and its policy decides as well."""
-        region, account = ("*" if Token.is_unresolved(one) else one for one in (self._key.env.region, self._key.env.account))
-        return f"arn:{Aws.PARTITION}:kms:{region}:{account}:key/*"
 
     def _is_foreign(self, grantee: iam.IGrantable) -> bool:
         theirs, ours = grantee.grant_principal.principal_account, self._key.env.account

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ Names = Callable[[str], str | None]
 """What a name stands for: ``Logical``, ``Logical.Attribute``, a pseudo parameter or ``import:Export``; None where nobody knows."""
 
 _VARIABLE = re.compile(r"\$\{(!?)([^}]*)\}")
-_NO_VALUE = {"Ref": "AWS::NoValue"}
+NO_VALUE = {"Ref": "AWS::NoValue"}
 _MARK = "<unknown "
 _MARKED = re.compile(rf"{_MARK}([^<>]*)>")
 _ATTESTATION = "kms:recipientattestation:"
@@ -42,13 +42,48 @@ def resolve(value: Any, names: Names, *, every_branch: bool = False) -> Any:
     return _Resolver(names, every_branch).resolve(value)
 
 
+def alternatives(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The value without Fn::If, once for each way in which its conditions can turn out: (outcomes, the value), e.g. ``("Production", "not Audit")``.
+
+    Each condition doubles their number: take some, and no more.
+    """
+    name = _condition(value)
+    if name is None:
+        yield (), value
+        return
+    for branch, outcome in ((1, name), (2, f"not {name}")):
+        for further, found in alternatives(_under(value, name, branch)):
+            yield (outcome, *further), found
+
+
+def _is_conditional(value: Any) -> bool:
+    given = value.get("Fn::If") if isinstance(value, dict) and len(value) == 1 else None
+    return isinstance(given, list) and len(given) == 3 and isinstance(given[0], str)
+
+
+def _condition(value: Any) -> str | None:
+    """The first condition, the outermost first."""
+    if _is_conditional(value):
+        return str(value["Fn::If"][0])
+    below = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next((name for one in below if (name := _condition(one)) is not None), None)
+
+
+def _under(value: Any, name: str, branch: int) -> Any:
+    if _is_conditional(value) and value["Fn::If"][0] == name:
+        return _under(value["Fn::If"][branch], name, branch)
+    if isinstance(value, dict):
+        return {key: _under(one, name, branch) for key, one in value.items()}
+    return [_under(one, name, branch) for one in value] if isinstance(value, list) else value
+
+
 def is_known(value: Any) -> bool:
     """Whether nothing in a resolved value stayed unknown."""
     return _MARK not in json.dumps(value)
 
 
 def concrete(value: Any, environment: Environment) -> Any:
-    """A policy of a template as it can be reasoned about before it is deployed: what any branch of Fn::If lets through may be let through.
+    """A policy of a template as it can be reasoned about before it is deployed; of each Fn::If all branches side by side (``alternatives`` takes them apart).
 
     What is known at deployment alone gets a stand-in: in an attestation condition a value that nothing else has, elsewhere the ARN of a role of its own, so that a condition on it
     still tells somebody from everybody.
@@ -78,7 +113,7 @@ class _Resolver:
 
     def resolve(self, value: Any) -> Any:
         if isinstance(value, list):
-            found = [self.resolve(one) for one in value if one != _NO_VALUE]
+            found = [self.resolve(one) for one in value if one != NO_VALUE]
             return [one for item in found for one in (item if isinstance(item, _Branches) else [item])]
         if not isinstance(value, dict):
             return value
@@ -86,7 +121,7 @@ class _Resolver:
             ((name, argument),) = value.items()
             if name == "Ref" or name.startswith("Fn::"):
                 return self._function(name, argument)
-        return {key: self.resolve(one) for key, one in value.items() if one != _NO_VALUE}
+        return {key: self.resolve(one) for key, one in value.items() if one != NO_VALUE}
 
     def _function(self, name: str, argument: Any) -> Any:
         match name, argument:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from nitrokit.core.intrinsics import Environment, concrete
+from nitrokit.core.key_policy import PolicyError
+from nitrokit.core.key_policy.templated import speaks_of_attestation, templated_policies
 from nitrokit.gate.consumers import compare_accepted
 from nitrokit.gate.key_policies import KeyPolicy, compare_key_policy
 from nitrokit.gate.locks import LockedImage, Pcrs
@@ -18,6 +20,7 @@ from nitrokit.gate.report import Comparison, Place
 
 _PCR, _VALUE = re.compile(r"PCR([0-9]+)"), re.compile(r"(?:0[xX])?([0-9a-fA-F]{96})")
 _ENVIRONMENT = Environment()
+_KEYS = ("AWS::KMS::Key", "AWS::KMS::ReplicaKey")
 UNSEALED = ("policy-change",)
 """What a template may say knowingly: EnclaveKey lets nobody but a named administrator change a policy."""
 
@@ -65,10 +68,8 @@ def _compare(template: Template, images: Sequence[LockedImage], time: datetime) 
     for logical, kind, resource in template.resources():
         subject = f"{template.path.name.removesuffix('.template.json')}: {_name(logical, resource)} ({kind})"
         path = str(template.path)
-        policy = _attested_policy(kind, resource)
-        if policy is not None:
-            key = KeyPolicy(Place.TEMPLATE, subject, policy, _ENVIRONMENT.account, path=path, tolerated=UNSEALED)
-            yield from compare_key_policy(key, images, time)
+        if kind in _KEYS and speaks_of_attestation(policy := (resource.get("Properties") or {}).get("KeyPolicy")):
+            yield from _compare_key(policy, subject, path, images, time)
             continue
         for name, sets in _groups(concrete(resource.get("Properties"), _ENVIRONMENT)).items():
             own = [image for image in images if image.name == name] or images
@@ -80,12 +81,17 @@ def _name(logical: str, resource: Mapping[str, Any]) -> str:
     return str(metadata.get("aws:cdk:path", logical)) if isinstance(metadata, dict) else logical
 
 
-def _attested_policy(kind: str, resource: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """A key's policy, where it speaks of attestation."""
-    if kind not in ("AWS::KMS::Key", "AWS::KMS::ReplicaKey"):
-        return None
-    policy = concrete((resource.get("Properties") or {}).get("KeyPolicy"), _ENVIRONMENT)
-    return policy if isinstance(policy, dict) and "recipientattestation" in json.dumps(policy).lower() else None
+def _compare_key(policy: Any, subject: str, path: str, images: Sequence[LockedImage], time: datetime) -> Iterator[Comparison]:
+    """A policy that speaks of attestation, as each outcome of the template's conditions makes it."""
+    try:
+        found = templated_policies(policy, _ENVIRONMENT)
+    except PolicyError as error:
+        yield Comparison(Place.TEMPLATE, subject, "policy-form", str(error), path=path)
+        return
+    for one in found:
+        told = f"{subject}, where {one.when}" if one.when else subject
+        key = KeyPolicy(Place.TEMPLATE, told, one.policy, _ENVIRONMENT.account, path=path, tolerated=UNSEALED)
+        yield from compare_key_policy(key, images, time)
 
 
 def _groups(value: Any) -> dict[str | None, list[Pcrs]]:

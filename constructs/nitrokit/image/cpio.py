@@ -91,7 +91,9 @@ def _check_place(tree: Mapping[str, Node], path: str) -> None:
             expected=f"at most {_PATH_MAX - 1} bytes, {_NAME_MAX} between slashes",
         )  # fmt: skip
     if stat.S_ISLNK(tree[path].mode) and not 0 < tree[path].size < _PATH_MAX:
-        raise ImageError("link-target", "Linux would leave out a link with such a target", got=path[:300], expected=f"1 to {_PATH_MAX - 1} bytes")
+        raise ImageError(
+            "link-target", "Linux would leave out a link with such a target", got=path[:300], expected=f"1 to {_PATH_MAX - 1} bytes"
+        )
     above = tree.get(parent)
     if parent and (above is None or not stat.S_ISDIR(above.mode)):
         raise ImageError("no-folder", "Linux would leave out a file whose folder is not in the image, or is a link", got=path[:300])

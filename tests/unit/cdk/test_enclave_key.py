@@ -12,6 +12,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from aws_cdk.assertions import Match, Template
+from cdk_nag import AwsSolutionsChecks
 
 from nitrokit.cdk.enclave_key import EnclaveKey
 from nitrokit.core.key_policy import AccessRequest, PolicyError, Severity, analyze_key_policy, evaluate
@@ -408,6 +409,7 @@ def test_a_grant_writes_the_other_accounts_side_in_its_stack(tmp_path, image, ac
     }
     assert (sides["owne"]["Action"], "Condition" in sides["owne"]) == (["kms:DescribeKey", "kms:Encrypt", "kms:GetPublicKey"], False)
     assert all(one["Resource"]["Fn::Join"][1][-1] == arn for one in sides.values())
+    assert AwsSolutionsChecks(app).validate_scope(app).violations == [], "the wildcard is explained"
 
 
 def test_a_grant_in_one_account_needs_no_other_side(stack, host, image):

@@ -35,7 +35,9 @@ def _fleet(**changes):
 
 
 def _broken(resources, *, default_rules=True, others=(), outputs=None, nested=None, nested_outputs=None):
-    templates = [Template(f"S{number}", "x", one, Environment(), outputs or {}) for number, one in enumerate([resources, *others])]
+    templates = [
+        Template(f"S{number}", "x", one, Environment(), outputs or {}, PARAMETERS) for number, one in enumerate([resources, *others])
+    ]
     templates += [Template("S0/Nested", "x", nested, Environment(), nested_outputs or {})] if nested else []
     return sorted({one.rule.id for one in check_app(App(tuple(templates), NOW, default_rules))})
 
@@ -70,6 +72,12 @@ def _open_key(*, sealed=True, **statement):
     }
 
 
+def _conditional(*names):
+    """Statements that do no harm, each there under a condition of its own."""
+    harmless = {"Effect": "Allow", "Principal": {"AWS": "arn:aws:iam::123456789012:role/x"}, "Action": "kms:DescribeKey", "Resource": "*"}
+    return [{"Fn::If": [name, harmless, {"Ref": "AWS::NoValue"}]} for name in names]
+
+
 def _of(kind, **properties):
     return {"Type": f"AWS::{kind}", "Properties": properties}
 
@@ -82,6 +90,7 @@ _SETTINGS_V1 = _of("EC2::LaunchTemplate", LaunchTemplateData={"MetadataOptions":
 _SETTINGS_V2 = _of("EC2::LaunchTemplate", LaunchTemplateData={"MetadataOptions": {"HttpTokens": "required"}})
 _PUBLIC = {"Public": _of("EC2::Subnet", MapPublicIpOnLaunch=True)}
 GOOD = {"Host": _host(), "Key": KEY, "Alarm": ALARM, "Alias": _of("KMS::Alias", TargetKeyId={"Ref": "Key"})}
+PARAMETERS = {"Cidr": {"Type": "String", "Default": "0.0.0.0/0"}, "Named": {"Type": "String"}}
 CONFIG = '{"name": "x", "image_uri": "s3://b/k", "measurements": {"PCR0": "00"}}'
 CASES = {
     "nitrokit/imdsv1": [
@@ -105,6 +114,25 @@ CASES = {
             "Host": _fleet(),
             "Open": _group(CidrIp="0.0.0.0/0"),
             "One": _of("EC2::Instance", LaunchTemplate={"LaunchTemplateId": {"Ref": "Host"}}, SecurityGroupIds=[{"Ref": "Open"}]),
+        },
+        {"Group": _group(CidrIp="0.0.0.0/1")},
+        {"Group": _group(CidrIp="12.0.0.0/7")},
+        {"Group": _group(CidrIp="000.0.0.0/0")},
+        {"Group": _group(CidrIpv6="2000::/3")},
+        {"Group": _group(CidrIpv6="0:0::0/0")},
+        {"Group": _group(CidrIp={"Fn::If": ["Open", "0.0.0.0/0", "10.0.0.0/8"]})},
+        {"Group": _group(CidrIp={"Fn::Join": ["/", ["0.0.0.0", "0"]]})},
+        {"Group": _group(CidrIp={"Ref": "Cidr"})},
+        {"Group": _of("EC2::SecurityGroup", SecurityGroupIngress=[{"Fn::If": ["Open", {"CidrIp": "0.0.0.0/0"}, {"Ref": "AWS::NoValue"}]}])},
+        {"Group": _of("EC2::SecurityGroup", SecurityGroupIngress={"Fn::If": ["Open", [{"CidrIp": "0.0.0.0/0"}], []]})},
+        {
+            "Group": _group(SourcePrefixListId={"Ref": "List"}),
+            "List": _of("EC2::PrefixList", Entries=[{"Cidr": "10.0.0.0/8"}, {"Cidr": "::/0"}]),
+        },
+        {
+            "Group": _group(),
+            "In": _of("EC2::SecurityGroupIngress", GroupId={"Ref": "Group"}, SourcePrefixListId={"Fn::GetAtt": ["List", "PrefixListId"]}),
+            "List": _of("EC2::PrefixList", Entries=[{"Cidr": "0.0.0.0/2"}]),
         },
     ],
     "nitrokit/public-address": [
@@ -180,7 +208,11 @@ CASES = {
     "nitrokit/policy-change": [
         {"Key": _open_key(Principal={"AWS": "arn:aws:iam::123456789012:role/a"}, Action="kms:PutKeyPolicy", sealed=False)}
     ],
-    "nitrokit/policy-form": [{"Key": _of("KMS::Key", KeyPolicy={**POLICY, "Version": "2020"})}],
+    "nitrokit/policy-form": [
+        {"Key": _of("KMS::Key", KeyPolicy={**POLICY, "Version": "2020"})},
+        {"Key": _of("KMS::Key", KeyPolicy={"Fn::If": ["A", POLICY, {"Version": "2020"}]})},
+        {"Key": _of("KMS::Key", KeyPolicy={**POLICY, "Statement": [*POLICY["Statement"], *_conditional(*"ABCDEF")]})},
+    ],
     "nitrokit/alias-move": [{"Key": _open_key(Principal={"AWS": "*"}, Action="kms:UpdateAlias", sealed=False)}],
     "nitrokit/unauthenticated-ciphertext": [{"Key": _open_key(Principal={"AWS": "*"}, Action="kms:Encrypt")}],
     "nitrokit/not-principal": [{"Key": _open_key(NotPrincipal={"AWS": "arn:aws:iam::123456789012:role/x"}, Action="kms:DescribeKey")}],
@@ -199,6 +231,13 @@ def test_what_breaks_a_rule_breaks_that_rule_alone(rule, resources):
         {},
         {"Group": _group(CidrIp="10.0.0.0/8")},
         {"Other": _group(CidrIp="0.0.0.0/0")},
+        {"Group": _group(CidrIp="12.0.0.0/8")},
+        {"Group": _group(CidrIpv6="fc00::/7")},
+        {"Group": _group(CidrIp={"Fn::GetAtt": ["Vpc", "CidrBlock"]})},
+        {"Group": _group(CidrIp={"Ref": "Named"})},
+        {"Group": _group(CidrIp="odd")},
+        {"Group": _group(SourcePrefixListId="pl-12345678"), "List": _of("EC2::PrefixList", Entries=[{"Cidr": "::/0"}])},
+        {"Group": _group(SourcePrefixListId={"Ref": "List"}), "List": _of("EC2::PrefixList", Entries=[{"Cidr": "10.0.0.0/8"}])},
         {"Other": _of("EC2::Instance", **{})},
         {"Key": _dated("2026-06-01T00:00:00Z")},
         {"Host": _host(MetadataOptions={"HttpEndpoint": "disabled"})},
@@ -228,10 +267,48 @@ def test_what_breaks_a_rule_breaks_that_rule_alone(rule, resources):
         {"Other": _fleet(EnclaveOptions={"Enabled": "false"}, MetadataOptions={})},
         {"Inner": _of("CloudFormation::Stack", Parameters={"KmsKeyArn": {"Fn::GetAtt": ["Key", "Arn"]}})},
         {"Policy": _policy(NotAction="kms:*")},
+        {"Key": _of("KMS::Key", KeyPolicy={"Fn::If": ["A", POLICY, {**POLICY, "Id": "other"}]})},
+        {"Key": _of("KMS::Key", KeyPolicy={**POLICY, "Statement": [*POLICY["Statement"], *_conditional("A", "B")]})},
     ],
 )
 def test_what_is_well_made_breaks_none(resources):
     assert _broken({**GOOD, **resources}) == []
+
+
+ROOT_MAY = {"Effect": "Allow", "Principal": {"AWS": "arn:aws:iam::123456789012:root"}, "Action": "kms:*", "Resource": "*"}
+NO_VALUE = {"Ref": "AWS::NoValue"}
+
+
+@pytest.mark.parametrize(
+    ("policy", "rule", "when"),
+    [
+        ({"Fn::If": ["Production", POLICY, {"Statement": [ROOT_MAY]}]}, "iam-delegation", "where not Production"),
+        ({"Fn::If": ["Production", POLICY, NO_VALUE]}, "iam-delegation", "where not Production"),
+        ({**POLICY, "Statement": [*POLICY["Statement"][:1], {"Fn::If": ["Closed", POLICY["Statement"][-1], ROOT_MAY]}]}, "iam-delegation", "where not Closed"),
+        ({"Fn::If": ["A", {"Fn::If": ["B", {"Statement": [ROOT_MAY]}, POLICY]}, POLICY]}, "iam-delegation", "where A, B"),
+        ({"Fn::If": ["Old", _dated("2026-05-31T00:00:00Z")["Properties"]["KeyPolicy"], POLICY]}, "stale-set", "where Old"),
+    ],
+)  # fmt: skip
+def test_a_policy_under_a_condition_is_judged_as_each_outcome_makes_it(policy, rule, when):
+    """A Deny of one outcome excuses nothing in the other."""
+    app = App((Template("S", "x", {**GOOD, "Key": _of("KMS::Key", KeyPolicy=policy)}, Environment()),), NOW)
+    found = [one for one in check_app(app) if one.rule.id == f"nitrokit/{rule}"]
+    assert found
+    assert all(one.description.endswith(f"; {when})") for one in found)
+
+
+def test_a_finding_that_no_condition_changes_is_told_once():
+    policy = {
+        **POLICY,
+        "Statement": [
+            *POLICY["Statement"],
+            *_conditional("A", "B"),
+            {**ROOT_MAY, "Sid": "Open", "Action": "kms:TagResource", "NotPrincipal": ROOT_MAY["Principal"]},
+        ],
+    }
+    del policy["Statement"][-1]["Principal"]
+    app = App((Template("S", "x", {**GOOD, "Key": _of("KMS::Key", KeyPolicy=policy)}, Environment()),), NOW)
+    assert len([one for one in check_app(app) if one.rule.id == "nitrokit/not-principal"]) == 1
 
 
 def test_every_rule_of_its_own_has_a_case():

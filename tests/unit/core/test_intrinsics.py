@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from nitrokit.core.intrinsics import Environment, concrete, is_known, longest, resolve
+from nitrokit.core.intrinsics import Environment, alternatives, concrete, is_known, longest, resolve
 
 HERE = Environment("111122223333", "aws-cn", "cn-north-1")
 OPAQUE = "arn:aws-cn:iam::111122223333:role/"
@@ -64,3 +64,19 @@ def test_functions_resolve_as_cloudformation_does():
     ):
         assert not is_known(resolve([unknown], names)), unknown
     assert is_known(resolve([value, {"plain": "<b>text</b>"}, 1], names))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("x", [((), "x")]),
+        ({"Fn::If": ["A", 1, {"Ref": "AWS::NoValue"}]}, [(("A",), 1), (("not A",), {"Ref": "AWS::NoValue"})]),
+        ([{"Fn::If": ["A", 1, 2]}, {"k": {"Fn::If": ["A", 3, 4]}}], [(("A",), [1, {"k": 3}]), (("not A",), [2, {"k": 4}])]),
+        ({"Fn::If": ["A", {"Fn::If": ["B", 1, 2]}, 3]}, [(("A", "B"), 1), (("A", "not B"), 2), (("not A",), 3)]),
+        ({"Fn::If": ["A", {"Fn::If": ["A", 1, 2]}, 3]}, [(("A",), 1), (("not A",), 3)]),
+        ({"Fn::If": "odd"}, [((), {"Fn::If": "odd"})]),
+        ({"Fn::If": [1, 2, 3]}, [((), {"Fn::If": [1, 2, 3]})]),
+    ],
+)
+def test_each_outcome_of_conditions_by_itself(value, expected):
+    assert list(alternatives(value)) == expected

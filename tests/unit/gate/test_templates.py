@@ -98,6 +98,27 @@ def test_a_hole_in_a_synthesised_policy_is_found(assembly, edited):
     assert "policy-finding" in rules(compare_templates(edited(change), [locked(assembly[1])], NOW))
 
 
+@pytest.mark.parametrize(
+    ("conditional", "rule"),
+    [
+        (lambda policy: {"Fn::If": ["Production", policy, {"Ref": "AWS::NoValue"}]}, "policy-finding"),
+        (lambda policy: {**policy, "Statement": [policy["Statement"][0], *({"Fn::If": [f"C{n}", one, {"Ref": "AWS::NoValue"}]} for n, one in enumerate(policy["Statement"] * 3))]}, "policy-form"),
+        (lambda policy: {"Fn::If": ["Production", policy, policy]}, "agrees"),
+    ],
+)  # fmt: skip
+def test_a_policy_under_a_condition_is_judged_as_each_outcome_makes_it(assembly, edited, conditional, rule):
+    def change(template):
+        key = next(one for one in template["Resources"].values() if one["Type"] == "AWS::KMS::Key")
+        key["Properties"]["KeyPolicy"] = conditional(key["Properties"]["KeyPolicy"])
+        return template
+
+    found = [one for one in compare_templates(edited(change), [locked(assembly[1])], NOW) if "KMS::Key" in one.subject]
+    assert rule in rules(found)
+    assert [one for one in found if one.rule_id == "policy-finding"] == [
+        one for one in found if "where not Production" in one.subject and rule != "agrees"
+    ]
+
+
 def test_an_image_that_nothing_names_is_drift(assembly):
     folder, measurements = assembly
     found = compare_templates(folder, [locked(measurements), locked(OLD, name="other")], NOW)

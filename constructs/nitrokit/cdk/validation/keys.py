@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from nitrokit.cdk.validation.model import App, Template
-from nitrokit.core.intrinsics import concrete
+from nitrokit.cdk.validation.model import App, Rule, Template, Violation
+from nitrokit.core.key_policy.templated import TemplatedPolicy, speaks_of_attestation, templated_policies
 
 
 @dataclass(frozen=True)
 class AttestedKey:
-    """``policy``: as it will be deployed, as far as that is known."""
+    """A key of a template, with what it is given there."""
 
     template: Template
     logical_id: str
     properties: Mapping[str, Any]
 
     @cached_property
-    def policy(self) -> Any:
-        return concrete(self.properties["KeyPolicy"], self.template.environment)
+    def policies(self) -> tuple[TemplatedPolicy, ...]:
+        """As they can be deployed, as far as that is known. Raises PolicyError where there are too many."""
+        return templated_policies(self.properties["KeyPolicy"], self.template.environment)
+
+    def broken(self, rule: Rule, detail: str, *, when: str = "") -> Violation:
+        """A rule that its policy breaks; ``when``: under which conditions."""
+        told = [detail, f"where {when}" if when else ""]
+        return rule.at(self.template, self.logical_id, detail="; ".join(filter(None, told)), location="Properties.KeyPolicy")
 
 
 def attested_keys(app: App) -> Iterator[AttestedKey]:
     """All of them, replicas too."""
     for template in app.templates:
         for logical_id, properties in template.of_type("AWS::KMS::Key", "AWS::KMS::ReplicaKey"):
-            if "recipientattestation" in json.dumps(properties.get("KeyPolicy")).lower():
+            if speaks_of_attestation(properties.get("KeyPolicy")):
                 yield AttestedKey(template, logical_id, properties)

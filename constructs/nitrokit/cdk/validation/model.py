@@ -7,25 +7,38 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from nitrokit.core.intrinsics import Environment
+from nitrokit.core.intrinsics import Environment, resolve
 from nitrokit.core.key_policy import Severity
 
 
 @dataclass(frozen=True)
 class Template:
-    """One stack's template. ``stack_path``: the stack's construct path; ``path``: the file; ``environment``: where it is deployed to, as far as that is known."""
+    """One stack's template. ``stack_path``: the stack's construct path; ``path``: the file; ``environment``: where it is deployed to, as far as that is known.
+
+    ``outputs``, ``parameters``: the sections of these names.
+    """
 
     stack_path: str
     path: str
     resources: Mapping[str, Any]
     environment: Environment
     outputs: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def of_type(self, *types: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """(logical id, properties) of the resources of these types."""
         for logical_id, resource in self.resources.items():
             if isinstance(resource, dict) and resource.get("Type") in types:
                 yield logical_id, resource.get("Properties") or {}
+
+    def possible(self, value: Any) -> Any:
+        """The value with pseudo parameters, parameters' defaults and all branches of Fn::If, side by side, in place of functions."""
+        return resolve(value, self._name, every_branch=True)
+
+    def _name(self, name: str) -> str | None:
+        given = self.parameters.get(name)
+        default = given.get("Default") if isinstance(given, Mapping) else None
+        return self.environment.pseudo(name) or (str(default) if default is not None else None)
 
 
 @dataclass(frozen=True)

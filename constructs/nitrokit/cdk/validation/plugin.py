@@ -80,7 +80,9 @@ class NitrokitChecks:
 
 def _template(stack_path: str, path: Path, environment: Environment) -> Template:
     body = json.loads(path.read_text())
-    return Template(stack_path, str(path), body.get("Resources") or {}, environment, body.get("Outputs") or {})
+    return Template(
+        stack_path, str(path), body.get("Resources") or {}, environment, body.get("Outputs") or {}, body.get("Parameters") or {}
+    )
 
 
 def _nested(root: IConstruct, outer: dict[str, Template]) -> list[Template]:

@@ -26,6 +26,7 @@ Resolve = Callable[[str], "str | Unknown | None"]
 """A condition key's single value for a policy variable; None where it is absent."""
 _Token = str | Wild
 
+_SPECIAL = re.compile(r"[*?]|\$\{")
 _VARIABLE = re.compile(r"\$\{([^{}]*)\}")
 _DEFAULT = re.compile(r"([^,]*?)\s*,\s*'([^']*)'\s*")
 
@@ -37,6 +38,8 @@ def matches(
 
     ``resolve``: the values of policy variables (None: ``${…}`` is plain text). ``segments``: the pattern of an ARN, where a wildcard inside a segment does not reach over a colon.
     """
+    if not _SPECIAL.search(pattern):  # most are plain text
+        return pattern.lower() == text.lower() if ignore_case else pattern == text
     tokens = _tokens(pattern, wildcards, resolve)
     if isinstance(tokens, Unknown):
         return None

@@ -116,7 +116,9 @@ class Story:
 
         watch = KeyWatch(self.local.client("lambda"))
         self.report.expect("key canary", "Decrypt by IAM permission alone, without attestation", expected="DENIED", got=watch.ask("Canary"))
-        self.report.expect("key guard", "compares the deployed key policy with the synthesised one", expected="PASS", got=watch.ask("Guard"))
+        self.report.expect(
+            "key guard", "compares the deployed key policy with the synthesised one", expected="PASS", got=watch.ask("Guard")
+        )
 
     def _counter_proof(self) -> None:
         self._upload(self.images.tampered.eif)

@@ -58,7 +58,18 @@ class EmulatedInstance:
         if bwrap is None:
             raise EmulationError("no-bwrap", "bubblewrap is not installed", expected="bwrap on PATH", do="apt-get install bubblewrap")
         self._bwrap = bwrap
-        for part in ("hw", "hw/units", "opt", "var/lib", "var/log", "tmp", "etc/nitro_enclaves", "etc/nitrokit", "etc/systemd/system", "bin"):
+        for part in (
+            "hw",
+            "hw/units",
+            "opt",
+            "var/lib",
+            "var/log",
+            "tmp",
+            "etc/nitro_enclaves",
+            "etc/nitrokit",
+            "etc/systemd/system",
+            "bin",
+        ):
             (folder / part).mkdir(parents=True, exist_ok=True)
         self.hypervisor = Hypervisor(
             folder / "hw",
@@ -123,7 +134,9 @@ class EmulatedInstance:
 
     def run_script(self, script: str, environment: Mapping[str, str], timeout: float) -> ScriptResult:
         """Run a shell script as the SSM agent would, as root. After ``timeout`` seconds it and all its children are killed (exit code 124)."""
-        with tempfile.NamedTemporaryFile("w", dir=self._folder / "tmp", prefix="ssm-", suffix=".sh") as file:  # commands may run side by side
+        with tempfile.NamedTemporaryFile(
+            "w", dir=self._folder / "tmp", prefix="ssm-", suffix=".sh"
+        ) as file:  # commands may run side by side
             file.write(script)
             file.flush()
             return self._run([*self._sandbox(), "/bin/sh", f"/tmp/{Path(file.name).name}"], environment, timeout)

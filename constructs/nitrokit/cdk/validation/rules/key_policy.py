@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from nitrokit.cdk.validation.keys import AttestedKey, attested_keys
 from nitrokit.cdk.validation.model import App, Rule, Violation
@@ -26,17 +27,33 @@ RULES = (*_OF_FINDINGS.values(), _UNREADABLE)
 def check(app: App) -> Iterator[Violation]:
     """Keys whose policy mentions RecipientAttestation."""
     for key in attested_keys(app):
-        yield from _violations(key)
+        try:
+            policies = key.policies
+        except PolicyError as error:
+            yield key.broken(_UNREADABLE, str(error))
+            continue
+        found = [(one.when, set(_broken(key, one.policy))) for one in policies]
+        always = set.intersection(*(broken for _, broken in found))
+        for rule, detail in sorted(always, key=_worst_first):
+            yield key.broken(rule, detail)
+        for when, broken in found:
+            for rule, detail in sorted(broken - always, key=_worst_first):
+                yield key.broken(rule, detail, when=when)
 
 
-def _violations(key: AttestedKey) -> Iterator[Violation]:
-    location = "Properties.KeyPolicy"
+def _worst_first(broken: tuple[Rule, str]) -> tuple[int, str, str]:
+    return -broken[0].severity, broken[0].id, broken[1]
+
+
+def _broken(key: AttestedKey, policy: Any) -> Iterator[tuple[Rule, str]]:
+    """(rule, detail) of one outcome."""
+    environment = key.template.environment
     try:
-        found = analyze_key_policy(key.policy, account=key.template.environment.account, partition=key.template.environment.partition)
+        found = analyze_key_policy(policy, account=environment.account, partition=environment.partition)
     except PolicyError as error:
-        yield _UNREADABLE.at(key.template, key.logical_id, detail=str(error), location=location)
+        yield _UNREADABLE, str(error)
         return
     for one in found:
         if one.id in _OF_FINDINGS and (one.id != _FROM_ANYBODY or one.principals == (ANYBODY,)):
             parts = (one.statement, one.detail, ", ".join(one.actions), f"for {', '.join(one.principals)}" if one.principals else "")
-            yield _OF_FINDINGS[one.id].at(key.template, key.logical_id, detail="; ".join(filter(None, parts)), location=location)
+            yield _OF_FINDINGS[one.id], "; ".join(filter(None, parts))

@@ -21,11 +21,11 @@ def check(app: App) -> Iterator[Violation]:
     """Allows of attested keys whose date has passed at the app's time."""
     for key in attested_keys(app):
         try:
-            statements = parse_policy(key.policy)
+            read = [(one.when, parse_policy(one.policy)) for one in key.policies]
         except PolicyError:
             continue  # nitrokit/policy-form tells
-        for statement in statements:
-            date = retires(statement) if statement.allows else None
-            if date is not None and app.time > date:
-                detail = f"{statement.name}, {date:%Y-%m-%d %H:%M:%S} UTC"
-                yield RULE.at(key.template, key.logical_id, detail=detail, location="Properties.KeyPolicy")
+        for when, statements in read:
+            for statement in statements:
+                date = retires(statement) if statement.allows else None
+                if date is not None and app.time > date:
+                    yield key.broken(RULE, f"{statement.name}, {date:%Y-%m-%d %H:%M:%S} UTC", when=when)

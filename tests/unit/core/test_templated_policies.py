@@ -1,0 +1,46 @@
+"""A key's policy in a template, as each outcome of the template's conditions makes it."""
+
+import pytest
+
+from nitrokit.core.intrinsics import Environment
+from nitrokit.core.key_policy import PolicyError, analyze_key_policy, build_key_policy
+from nitrokit.core.key_policy.templated import MAX_ALTERNATIVES, speaks_of_attestation, templated_policies
+from nitrokit.core.measurements import Measurements, digest
+
+HERE = Environment("111122223333", "aws-cn", "cn-north-1")
+ONE = Measurements(digest([b"one"]), digest([b"boot"]), digest([b"app"]))
+POLICY = build_key_policy(
+    measurements=[ONE], host_role_arn="arn:aws-cn:iam::111122223333:role/host", account="111122223333", partition="aws-cn"
+)
+NO_VALUE = {"Ref": "AWS::NoValue"}
+
+
+def _many(number):
+    return {"Statement": [{"Fn::If": [f"C{one}", {"Sid": "x"}, NO_VALUE]} for one in range(number)]}
+
+
+def test_a_policy_without_conditions_is_itself():
+    (found,) = templated_policies(POLICY, HERE)
+    assert (found.policy, found.when) == (POLICY, "")
+
+
+@pytest.mark.parametrize("nothing", [None, NO_VALUE])
+def test_no_policy_is_kms_default_policy(nothing):
+    closed, opened = templated_policies({"Fn::If": ["Production", POLICY, nothing]}, HERE)
+    assert (closed.when, opened.when) == ("Production", "not Production")
+    assert not [one for one in analyze_key_policy(closed.policy, account="111122223333", partition="aws-cn") if one.severity >= 3]
+    assert "iam-delegation" in {one.id for one in analyze_key_policy(opened.policy, account="111122223333", partition="aws-cn")}
+    assert opened.policy["Statement"][0]["Principal"] == {"AWS": "arn:aws-cn:iam::111122223333:root"}
+
+
+def test_outcomes_are_counted_and_too_many_refused():
+    assert len(templated_policies(_many(5), HERE)) == MAX_ALTERNATIVES
+    with pytest.raises(PolicyError) as caught:
+        templated_policies(_many(6), HERE)
+    assert caught.value.code == "policy/conditions"
+
+
+def test_what_speaks_of_attestation():
+    assert speaks_of_attestation(POLICY)
+    assert speaks_of_attestation({"Fn::If": ["A", POLICY, NO_VALUE]})
+    assert not speaks_of_attestation(None)
