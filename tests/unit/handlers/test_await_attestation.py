@@ -119,7 +119,7 @@ def test_a_run_of_many_invocations_is_followed_to_its_end(fleet, pipeline):
 
 
 def test_a_run_under_another_invocations_hands_is_waited_for(fleet, pipeline):
-    during = []
+    during: list[tuple[object, ...]] = []
 
     def ask():
         if not during:
