@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -71,7 +72,7 @@ def gate(
     targets = [_target(one) for one in output or []]
     plan = _plan(images, rebuild, reference, templates, stack, key, only, root, region)
     report = _compare(plan, wait, settled)
-    print(FORMATS[shown](report), end="")
+    sys.stdout.writelines(FORMATS[shown](report))
     for name, path in targets:
         _write(path, FORMATS[name](report))
     if report.exit_code:
@@ -208,11 +209,11 @@ def _target(text: str) -> tuple[str, Path]:
     return SUFFIXES[suffix], Path(text)
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, pieces: Iterator[str]) -> None:
     from nitrokit.image.files import write_atomically
 
     try:
-        write_atomically(path, [text.encode()])
+        write_atomically(path, map(str.encode, pieces))
     except OSError as error:
         raise UsageError("unwritable-file", f"cannot write {path}", got=str(error), do="check the path") from error
 

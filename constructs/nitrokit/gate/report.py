@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 from nitrokit.gate.rules import RULES, Rule
@@ -34,6 +35,11 @@ class Outcome(StrEnum):
 
 
 _BY_RULE = {"agrees": Outcome.AGREES, "planned-rollover": Outcome.PLANNED, "unreachable": Outcome.UNREACHABLE}
+
+
+def outcome_of(rule_id: str) -> Outcome:
+    """What a rule comes to."""
+    return _BY_RULE.get(rule_id, Outcome.DRIFT)
 
 
 _NOT_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]+")
@@ -71,7 +77,7 @@ class Comparison:
 
     @property
     def outcome(self) -> Outcome:
-        return _BY_RULE.get(self.rule_id, Outcome.DRIFT)
+        return outcome_of(self.rule_id)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -90,21 +96,35 @@ class Comparison:
             "evidence": dict(self.evidence) if self.evidence else None,
         }
 
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Comparison:
+        """What ``as_dict`` gave."""
+        until = datetime.fromisoformat(value["until"]) if value["until"] else None
+        told = {name: value[name] for name in ("subject", "reason", "image", "path", "evidence")}
+        return cls(Place(value["place"]), rule_id=value["rule"], details=tuple(value["details"]), until=until, **told)
+
 
 @dataclass(frozen=True)
 class GateReport:
-    """All comparisons. ``images``: name → the lock, as it stands in measurements.json. ``settled``: a rollover must be over, but for the lock that announces it."""
+    """``comparisons``: all, to be read any number of times. ``images``: name → the lock, as it stands in measurements.json. ``settled``: a rollover must be over, but for the lock that
+    announces it.
+    """
 
     time: datetime
     images: Mapping[str, Any]
-    comparisons: tuple[Comparison, ...]
+    comparisons: Iterable[Comparison]
     settled: bool = False
+
+    @cached_property
+    def _kinds(self) -> Counter[tuple[Place, str]]:
+        """(place, rule) → how many."""
+        return Counter((one.place, one.rule_id) for one in self.comparisons)
 
     @property
     def verdict(self) -> str:
         """PASS, FAIL (drift), or UNREACHABLE: no drift was seen, but not all that was asked for was compared."""
-        outcomes = {one.outcome for one in self.comparisons}
-        under_way = any(one.outcome is Outcome.PLANNED and one.place is not Place.LOCK for one in self.comparisons)
+        outcomes = {outcome_of(rule) for _, rule in self._kinds}
+        under_way = any(outcome_of(rule) is Outcome.PLANNED and place is not Place.LOCK for place, rule in self._kinds)
         if Outcome.DRIFT in outcomes or (self.settled and under_way):
             return "FAIL"
         return "UNREACHABLE" if Outcome.UNREACHABLE in outcomes or not outcomes else "PASS"
@@ -113,28 +133,33 @@ class GateReport:
     def exit_code(self) -> int:
         return {"PASS": 0, "FAIL": 1, "UNREACHABLE": 3}[self.verdict]
 
-    def counts(self) -> dict[str, int]:
-        """Outcome → how many, all four named."""
-        found = Counter(one.outcome for one in self.comparisons)
-        return {str(outcome): found[outcome] for outcome in Outcome}
+    def counts(self, place: Place | None = None) -> dict[str, int]:
+        """Outcome → how many, all four named; everywhere, or at one place."""
+        found = dict.fromkeys(map(str, Outcome), 0)
+        for (where, rule), number in self._kinds.items():
+            found[outcome_of(rule)] += number if place in (None, where) else 0
+        return found
 
-    def worst_first(self) -> list[Comparison]:
+    def rules(self) -> set[str]:
+        """The ids of all rules that were found."""
+        return {rule for _, rule in self._kinds}
+
+    def worst_first(self) -> Iterator[Comparison]:
         """Drift, then what was unreachable, then rollovers, then what agrees; each in the order it was found."""
-        order = list(Outcome)
-        return sorted(self.comparisons, key=lambda one: -order.index(one.outcome))
+        found = [Outcome(name) for name, number in self.counts().items() if number]
+        for outcome in reversed(found):
+            yield from (one for one in self.comparisons if one.outcome is outcome)
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "verdict": self.verdict,
-            "time": self.time.isoformat(),
-            "counts": self.counts(),
-            "images": dict(self.images),
-            "comparisons": [one.as_dict() for one in self.comparisons],
-        }
+    def summary(self) -> dict[str, Any]:
+        """Everything but the comparisons, for JSON."""
+        return {"verdict": self.verdict, "time": self.time.isoformat(), "counts": self.counts(), "images": dict(self.images)}
 
 
 def headline(report: GateReport) -> str:
     """The verdict in one line."""
     counts = ", ".join(f"{number} {name}" for name, number in report.counts().items() if number)
     return f"{report.verdict}  {counts or 'nothing was compared'}"
+
+
+Render = Callable[[GateReport], Iterator[str]]
+"""A form of the report, in pieces: a large fleet's is not held at once."""

@@ -12,6 +12,7 @@ from typing import Any
 from nitrokit.core.attestation.roots import TrustAnchor
 from nitrokit.gate.locks import LockedImage, compare_locks
 from nitrokit.gate.report import Comparison, GateReport, Place
+from nitrokit.gate.spool import Spool
 
 DEPLOYED = (Place.KEY, Place.HOST, Place.ENCLAVE)
 
@@ -37,7 +38,7 @@ def run_gate(plan: Plan) -> GateReport:
     """Compare. Whatever cannot be reached is an answer, never an exception and never a pass."""
     time = plan.clock()
     locks = {image.name: json.loads(image.values.to_json()) for image in plan.images}
-    return GateReport(time, locks, tuple(_compare(plan, time)))
+    return GateReport(time, locks, Spool(_compare(plan, time)))
 
 
 def _compare(plan: Plan, time: datetime) -> Iterator[Comparison]:

@@ -17,13 +17,13 @@ from nitrokit.core.attestation import ChainCache, TrustAnchor
 from nitrokit.core.ledger import LedgerEntry
 from nitrokit.handlers.checked import Checked, check
 from nitrokit.handlers.findings import Finding
-from nitrokit.handlers.hosts import Answer, Hosts
+from nitrokit.handlers.hosts import AT_ONCE, Answer, Hosts
 from nitrokit.handlers.run_state import Chunk, RunState, Trigger
 from nitrokit.handlers.run_store import Remembered, RunStore
 from nitrokit.handlers.settings import Fleet
 from nitrokit.handlers.verdict import PASS
 
-CHUNK = 250
+CHUNK = AT_ONCE
 _CHUNK_TAKES = timedelta(seconds=100)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from nitrokit.core.nonces import enclave_nonce
 from nitrokit.handlers.settings import Fleet
 
-BATCH = 50
+BATCH, AT_ONCE = 50, 250
 NONCE_BYTES = 32
 _ANSWER_WITHIN, _DELIVER_WITHIN = 50.0, 30
 _POLLS = (0.3, 0.7, 1.0, 2.0)
@@ -65,14 +65,19 @@ class Hosts:
                 yield from (instance["InstanceId"] for instance in reservation["Instances"])
 
     def ask(self, fleet: Fleet, instance_ids: Sequence[str]) -> Iterator[Answer]:
-        """Every host's answer, in the order in which they come. One base for all: each enclave's nonce is derived from it (nitrokit.core.nonces)."""
-        base = secrets.token_bytes(NONCE_BYTES)
-        parameters = {"Nonce": [base64.b64encode(base).decode()], "NonceFor": ["instance"]}
-        for output in self.run(fleet.document_name, parameters, instance_ids):
-            yield answer_of(output, enclave_nonce(base, output.instance_id, fleet.enclave))
+        """Every host's answer, in the order in which they come. One base for all that are asked at once: each enclave's nonce is derived from it (nitrokit.core.nonces)."""
+        for some in _at_once(instance_ids):
+            base = secrets.token_bytes(NONCE_BYTES)
+            parameters = {"Nonce": [base64.b64encode(base).decode()], "NonceFor": ["instance"]}
+            for output in self.run(fleet.document_name, parameters, some):
+                yield answer_of(output, enclave_nonce(base, output.instance_id, fleet.enclave))
 
     def run(self, document_name: str, parameters: Mapping[str, list[str]], instance_ids: Sequence[str]) -> Iterator[Output]:
-        """What a document printed on every host, in the order in which they end."""
+        """What a document printed on every host, in the order in which they end. No more are asked at once than can be polled in the time that they have to answer."""
+        for some in _at_once(instance_ids):
+            yield from self._run(document_name, parameters, some)
+
+    def _run(self, document_name: str, parameters: Mapping[str, list[str]], instance_ids: Sequence[str]) -> Iterator[Output]:
         commands: dict[str, str] = {}
         for start in range(0, len(instance_ids), BATCH):
             commands.update(self._send(document_name, parameters, list(instance_ids[start : start + BATCH])))
@@ -122,6 +127,10 @@ class Hosts:
         except self._ssm.exceptions.InvocationDoesNotExist:
             return None  # not yet delivered
         return found
+
+
+def _at_once(instance_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (instance_ids[start : start + AT_ONCE] for start in range(0, len(instance_ids), AT_ONCE))
 
 
 def _output(instance_id: str, found: dict[str, Any]) -> Output:

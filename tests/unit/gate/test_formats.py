@@ -45,6 +45,10 @@ WILD = GateReport(
 )
 
 
+def _text(name, report):
+    return "".join(FORMATS[name](report))
+
+
 @pytest.mark.parametrize(
     ("rules", "verdict", "code"),
     [
@@ -60,13 +64,13 @@ def test_the_verdict(rules, verdict, code):
 @pytest.mark.parametrize("report", [REPORT, FINE, WILD])
 @pytest.mark.parametrize("name", sorted(FORMATS))
 def test_every_format_renders_every_report_and_can_be_written(name, report):
-    assert FORMATS[name](report).encode("utf-8", "strict").endswith(b"\n")
+    assert _text(name, report).encode("utf-8", "strict").endswith(b"\n")
 
 
 @pytest.mark.skipif(not SCHEMA.exists(), reason="the SARIF schema comes with node_modules: make setup")
 @pytest.mark.parametrize("report", [REPORT, FINE, WILD])
 def test_sarif_is_valid_by_its_published_schema(report):
-    log = json.loads(FORMATS["sarif"](report))
+    log = json.loads(_text("sarif", report))
     jsonschema.Draft7Validator(json.loads(SCHEMA.read_text())).validate(log)
     (run,) = log["runs"]
     for result in run["results"]:
@@ -74,56 +78,56 @@ def test_sarif_is_valid_by_its_published_schema(report):
 
 
 def test_sarif_names_the_file_and_the_same_drift_is_the_same_alert():
-    (run,) = json.loads(FORMATS["sarif"](REPORT))["runs"]
+    (run,) = json.loads(_text("sarif", REPORT))["runs"]
     assert [result["level"] for result in run["results"]] == ["error", "warning", "note"]
     assert run["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "enclave_images/hello/measurements.json"
     assert run["invocations"][0]["executionSuccessful"] is False
     later = GateReport(NOW + timedelta(days=1), {}, REPORT.comparisons)
     prints = [
-        [one["partialFingerprints"] for one in json.loads(FORMATS["sarif"](report))["runs"][0]["results"]] for report in (REPORT, later)
+        [one["partialFingerprints"] for one in json.loads(_text("sarif", report))["runs"][0]["results"]] for report in (REPORT, later)
     ]
     assert prints[0] == prints[1]
     assert len({json.dumps(one) for one in prints[0]}) == 3
 
 
 def test_junit_is_read_by_junitparser_with_its_counts():
-    xml = junitparser.JUnitXml.fromfile(io.BytesIO(FORMATS["junit"](REPORT).encode()))
+    xml = junitparser.JUnitXml.fromfile(io.BytesIO(_text("junit", REPORT).encode()))
     assert (xml.tests, xml.failures, xml.errors) == (4, 1, 1)
     assert {suite.name: len(suite) for suite in xml} == {"lock": 1, "rebuild": 1, "key": 1, "enclave": 1}
     (case,) = next(suite for suite in xml if suite.name == "rebuild")
     assert isinstance(case.result[0], junitparser.Failure)
     assert "ramdisk1: mode x" in case.result[0].text
-    wild = junitparser.JUnitXml.fromfile(io.BytesIO(FORMATS["junit"](WILD).encode()))
+    wild = junitparser.JUnitXml.fromfile(io.BytesIO(_text("junit", WILD).encode()))
     assert wild.tests == len(RULES)
 
 
 def test_annotations_are_one_command_a_line_whatever_a_host_says():
-    lines = FORMATS["github"](REPORT).splitlines()
+    lines = _text("github", REPORT).splitlines()
     assert lines[0].startswith("::error file=enclave_images/hello/measurements.json,line=1,title=")
     assert [line.split(" ")[0] for line in lines[:3]] == ["::error", "::error", "::notice"]
-    wild = FORMATS["github"](WILD).split("\n")[:-1]
+    wild = _text("github", WILD).split("\n")[:-1]
     assert len(wild) == len(RULES) - 1 + 1
     assert all(re.match(r"::(error|notice) [^:\n]*::", line) for line in wild[:-1])
     assert not wild[-1].startswith("::")
 
 
 def test_the_summary_holds_its_table_together():
-    text = FORMATS["markdown"](WILD)
+    text = _text("markdown", WILD)
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in rows} == {6}
     assert "<script" not in text
     assert "@team" not in text
     assert "](javascript" not in text
     fleet = GateReport(NOW, {}, REPORT.comparisons[:1] * 400 + REPORT.comparisons)
-    cut = FORMATS["markdown"](fleet)
+    cut = _text("markdown", fleet)
     assert "354 more rows" in cut
     assert "rebuild-differs" not in cut
     assert "the source does not build what is locked" in cut
 
 
 def test_the_table_moves_no_cursor_and_says_who_can_mend_it():
-    assert "\x1b" not in FORMATS["table"](WILD)
-    text = FORMATS["table"](REPORT)
+    assert "\x1b" not in _text("table", WILD)
+    text = _text("table", REPORT)
     assert text.startswith("FAIL  1 agrees, 1 planned, 1 unreachable, 1 drift")
     assert "image's maintainer can mend it: find out what changed" in text
     assert text.index("✗") < text.index("?") < text.index("~") < text.index("✓")
@@ -136,7 +140,7 @@ def test_every_rule_stands_in_the_docs_as_the_source_has_it():
 
 
 def test_json_has_everything():
-    value = json.loads(FORMATS["json"](REPORT))
+    value = json.loads(_text("json", REPORT))
     assert (value["verdict"], value["counts"]) == ("FAIL", {"agrees": 1, "planned": 1, "unreachable": 1, "drift": 1})
     assert value["comparisons"][1]["who"] == "image's maintainer"
     assert set(SUFFIXES.values()) < set(FORMATS)

@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 import pytest
 
 from nitrokit.errors import UsageError
+from nitrokit.gate.formats import render_json
 from nitrokit.gate.page.render import render_page
 from nitrokit.gate.page.timeline import Span, draw
 from nitrokit.gate.report import Comparison, GateReport, Place
@@ -35,7 +36,8 @@ def _evidence(text="aws.nitro-enclaves"):
 def _report(text="i-0123/hello"):
     rules = [Comparison(Place.HOST, text, rule, text, details=(text,) * 50) for rule in RULES]
     enclaves = [Comparison(Place.ENCLAVE, text, "agrees", text, evidence=_evidence(text)) for _ in range(3)]
-    return GateReport(NOW, {text: json.loads(locked(NEW, (OLD, 3)).values.to_json())}, (*rules, *enclaves)).as_dict()
+    report = GateReport(NOW, {text: json.loads(locked(NEW, (OLD, 3)).values.to_json())}, (*rules, *enclaves))
+    return json.loads("".join(render_json(report)))
 
 
 def _spans(text="hello on i-0"):

@@ -1,24 +1,25 @@
-"""The report in the forms that people and pipelines read. Each format is a function from a report to a text."""
+"""The report in the forms that people and pipelines read. Each format is a function from a report to a text, in pieces."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 
 from nitrokit.gate.formats.github import render_github
 from nitrokit.gate.formats.junit import render_junit
 from nitrokit.gate.formats.markdown import render_markdown
 from nitrokit.gate.formats.sarif import render_sarif
 from nitrokit.gate.formats.table import render_table
-from nitrokit.gate.report import GateReport
+from nitrokit.gate.report import GateReport, Render
+from nitrokit.gate.spool import json_pieces, streamed
 
 
-def render_json(report: GateReport) -> str:
+def render_json(report: GateReport) -> Iterator[str]:
     """The report whole."""
-    return json.dumps(report.as_dict(), indent=2) + "\n"
+    comparisons = streamed((one.as_dict() for one in report.comparisons), sum(report.counts().values()))
+    return json_pieces({**report.summary(), "comparisons": comparisons})
 
 
-FORMATS: Mapping[str, Callable[[GateReport], str]] = {
+FORMATS: Mapping[str, Render] = {
     "table": render_table,
     "json": render_json,
     "sarif": render_sarif,

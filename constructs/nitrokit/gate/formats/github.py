@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from nitrokit.gate.report import Comparison, GateReport, Outcome, headline
 
 _LEVELS = {Outcome.DRIFT: "error", Outcome.UNREACHABLE: "error", Outcome.PLANNED: "notice"}
 
 
-def render_github(report: GateReport) -> str:
+def render_github(report: GateReport) -> Iterator[str]:
     """One workflow command for everything that does not simply agree."""
-    lines = [_annotation(one) for one in report.worst_first() if one.outcome in _LEVELS]
-    return "\n".join([*lines, _message(headline(report))]) + "\n"
+    yield from (f"{_annotation(one)}\n" for one in report.worst_first() if one.outcome in _LEVELS)
+    yield f"{_message(headline(report))}\n"
 
 
 def _annotation(one: Comparison) -> str:

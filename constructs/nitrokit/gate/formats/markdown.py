@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 
 from nitrokit.gate.report import Comparison, GateReport, Outcome, headline
 
@@ -12,15 +13,15 @@ _ACTIVE = re.compile(r"([\\`*_{}\[\]<>()#+!|~@:&])")
 _MAX_ROWS, _MAX_DETAILS = 50, 30
 
 
-def render_markdown(report: GateReport) -> str:
+def render_markdown(report: GateReport) -> Iterator[str]:
     """Headline, table and, for each disagreement, what differs. Long fleets are cut: the rows that agree first."""
-    rows = report.worst_first()
+    rows = list(islice(report.worst_first(), _MAX_ROWS))
     lines = [f"### nitrokit gate: {headline(report)}", "", "| | place | what | result | who can mend it |", "|---|---|---|---|---|"]
-    lines += [_row(one) for one in rows[:_MAX_ROWS]]
-    if len(rows) > _MAX_ROWS:
-        lines += ["", f"{len(rows) - _MAX_ROWS} more rows."]
-    lines += [line for one in rows[:_MAX_ROWS] if one.details and one.outcome is not Outcome.AGREES for line in _details(one)]
-    return "\n".join(lines) + "\n"
+    lines += [_row(one) for one in rows]
+    if more := sum(report.counts().values()) - len(rows):
+        lines += ["", f"{more} more rows."]
+    lines += [line for one in rows if one.details and one.outcome is not Outcome.AGREES for line in _details(one)]
+    return (f"{line}\n" for line in lines)
 
 
 def _row(one: Comparison) -> str:

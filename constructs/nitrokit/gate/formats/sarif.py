@@ -3,37 +3,45 @@
 from __future__ import annotations
 
 import hashlib
-import json
+from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
 
 from nitrokit._version import __version__
-from nitrokit.gate.report import Comparison, GateReport, Outcome
+from nitrokit.gate.report import Comparison, GateReport, Outcome, outcome_of
 from nitrokit.gate.rules import RULES
+from nitrokit.gate.spool import json_pieces, streamed
 
 _LEVELS = {Outcome.DRIFT: "error", Outcome.UNREACHABLE: "warning", Outcome.PLANNED: "note"}
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _HOME = "https://pypi.org/project/nitrokit/"
 
 
-def render_sarif(report: GateReport) -> str:
+def render_sarif(report: GateReport) -> Iterator[str]:
     """One run: a result for everything that does not simply agree, a rule for each kind."""
-    results = [one for one in report.worst_first() if one.outcome in _LEVELS]
-    used = sorted({one.rule_id for one in results})
+    used = sorted(rule for rule in report.rules() if outcome_of(rule) in _LEVELS)
     driver = {"name": "nitrokit gate", "version": __version__, "informationUri": _HOME, "rules": [_rule(one) for one in used]}
-    unreachable = [one for one in results if one.outcome is Outcome.UNREACHABLE]
-    invocation: dict[str, Any] = {"executionSuccessful": not unreachable, "endTimeUtc": f"{report.time:%Y-%m-%dT%H:%M:%SZ}"}
-    if unreachable:
-        invocation["toolExecutionNotifications"] = [
-            {"level": "error", "message": {"text": f"{one.subject}: {one.reason}"}} for one in unreachable
-        ]
+    counts = report.counts()
+    results = (_result(one, used.index(one.rule_id)) for one in report.worst_first() if one.outcome in _LEVELS)
     run = {
         "tool": {"driver": driver},
-        "invocations": [invocation],
-        "results": [_result(one, used.index(one.rule_id)) for one in results],
+        "invocations": [_invocation(report, counts[Outcome.UNREACHABLE])],
+        "results": streamed(results, sum(counts[outcome] for outcome in _LEVELS)),
         "properties": {"verdict": report.verdict},
     }
-    return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2) + "\n"
+    return json_pieces({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]})
+
+
+def _invocation(report: GateReport, unreachable: int) -> dict[str, Any]:
+    ended = {"executionSuccessful": not unreachable, "endTimeUtc": f"{report.time:%Y-%m-%dT%H:%M:%SZ}"}
+    if not unreachable:
+        return ended
+    told = (
+        {"level": "error", "message": {"text": f"{one.subject}: {one.reason}"}}
+        for one in report.comparisons
+        if one.outcome is Outcome.UNREACHABLE
+    )
+    return {**ended, "toolExecutionNotifications": streamed(told, unreachable)}
 
 
 def _rule(rule_id: str) -> dict[str, Any]:

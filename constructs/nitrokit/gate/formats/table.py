@@ -10,9 +10,11 @@ _SIGNS = {Outcome.AGREES: "✓", Outcome.PLANNED: "~", Outcome.UNREACHABLE: "?",
 _MAX_DETAILS = 12
 
 
-def render_table(report: GateReport) -> str:
+def render_table(report: GateReport) -> Iterator[str]:
     """The report as lines of text."""
-    return "\n".join([headline(report), *(line for one in report.worst_first() for line in _lines(one))]) + "\n"
+    yield f"{headline(report)}\n"
+    for one in report.worst_first():
+        yield from (f"{line}\n" for line in _lines(one))
 
 
 def _lines(one: Comparison) -> Iterator[str]:
