@@ -44,7 +44,8 @@ def _before(owner, name, what):
     function = getattr(owner, name)
 
     def wrapped(*arguments, **named):
-        _event(f"{what} {arguments[0] if arguments else ''}")
+        if what != "mkdir" or not os.path.isdir(arguments[0]):  # what is there already changes nothing
+            _event(f"{what} {arguments[0] if arguments else ''}")
         return function(*arguments, **named)
 
     setattr(owner, name, wrapped)
