@@ -30,6 +30,12 @@ _CHANGES: Dict[str, Callable[[Config], Dict[str, Any]]] = {
 _STEPS = ("install", "image", "verify", "allocate", "run", "health")
 
 
+class _OwnFault(AgentError):
+    """Nothing that an operator did."""
+
+    exit_code = 3
+
+
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run one command."""
     options = _parser().parse_args(arguments)
@@ -37,16 +43,12 @@ def main(arguments: Optional[List[str]] = None) -> int:
     try:
         result = _dispatch(options)
     except NitrokitError as error:
-        print(f"nitrokit-agent {options.command}: {error}", file=sys.stderr)
-        _tell(options, error, signal)
-        return error.exit_code
+        return _fail(options, error, signal)
     except OSError as error:
-        told = AgentError("file", "the parent's disk or file system failed", got=error, do="look at `df` and `dmesg`; run the step again")
-        print(f"nitrokit-agent {options.command}: {told}", file=sys.stderr)
-        return told.exit_code
+        do = "look at `df` and `dmesg`; run the step again"
+        return _fail(options, AgentError("file", "the parent's disk or file system failed", got=error, do=do), signal)
     except Exception as error:  # whoever reads this is an operator, not a developer
-        print(f"nitrokit-agent {options.command}: {type(error).__name__}: {error} [agent/internal]", file=sys.stderr)
-        return 3
+        return _fail(options, _OwnFault("internal", "the agent itself is at fault", got=f"{type(error).__name__}: {error}", do="report it"), signal)
     print(json.dumps(result))
     if options.command == _STEPS[-1]:
         signals.tell(signal, options.enclave, data=str(result.get("enclave_id")))
@@ -142,10 +144,15 @@ def _config_variable() -> str:
         ) from error
 
 
+def _fail(options: argparse.Namespace, error: NitrokitError, signal: str) -> int:
+    print(f"nitrokit-agent {options.command}: {error}", file=sys.stderr)
+    if options.command in _STEPS:
+        _tell(options, error, signal)
+    return error.exit_code
+
+
 def _tell(options: argparse.Namespace, error: NitrokitError, signal: str) -> None:
     """A step that failed is seen from outside, too. Never raises."""
-    if options.command not in _STEPS:
-        return
     signals.tell(signal, options.enclave, failure=f"{options.command}: {error}")
     try:
         config = configuration.load(options.enclave)

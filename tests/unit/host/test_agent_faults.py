@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -108,7 +109,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(parent, where):
     patched = parent.folder / "opt/nitrokit/agent.pyz"
     if where == "during":
         # The check before the download is passed: somebody else fills the disk meanwhile.
-        patched.write_bytes(_without_room_check(patched.read_bytes()))
+        patched.write_bytes(_changed(patched.read_bytes(), "host/images.py", b"shutil.disk_usage(part.parent).free", b"1 << 40"))
     sandbox = [*parent.sandbox(), "--cap-add", "CAP_SYS_ADMIN", "/bin/sh", "-c", script]
     if os.geteuid() != 0:
         pytest.skip("mounting a small file system needs root")
@@ -119,7 +120,8 @@ def test_a_full_disk_is_told_and_leaves_nothing(parent, where):
     assert ".eif" not in done.stdout
 
 
-def _without_room_check(agent):
+def _changed(agent, module, before, after):
+    """The agent with one place of its source another."""
     import io
     import zipfile
 
@@ -127,9 +129,9 @@ def _without_room_check(agent):
     with zipfile.ZipFile(io.BytesIO(agent)) as source, zipfile.ZipFile(buffer, "w") as target:
         for name in source.namelist():
             text = source.read(name)
-            if name.endswith("host/images.py"):
-                assert b"shutil.disk_usage(part.parent).free" in text
-                text = text.replace(b"shutil.disk_usage(part.parent).free", b"1 << 40")
+            if name.endswith(module):
+                assert before in text
+                text = text.replace(before, after)
             target.writestr(name, text)
     return buffer.getvalue()
 
@@ -533,6 +535,48 @@ def test_a_failing_step_tells_cloudformation_its_cause_and_health_that_all_is_we
     assert [(kind, one["Status"], one["UniqueId"]) for kind, one in got] == [("", "FAILURE", "i-1.hello"), ("", "SUCCESS", "i-1.hello")]
     assert got[0][1]["Reason"].startswith("image: finding the image failed [agent/image]; got: An error occurred (403)")
     assert got[1][1]["Data"] == "i-1-enc1"
+
+
+def test_a_disk_that_fails_is_told_too(parent, signals):
+    url, got = signals
+    (parent.folder / "etc/nitrokit").write_text("a file where the folder should be")
+    refused = parent.step("install", SSM_Signal=url, AWS_SSM_INSTANCE_ID="i-1")
+    assert (refused.returncode, "[agent/file]" in refused.stderr) == (1, True)
+    assert [(one["Status"], "[agent/file]" in one["Reason"]) for _, one in got] == [("FAILURE", True)]
+
+
+def test_a_fault_of_the_agents_own_is_told_too(parent, signals):
+    url, got = signals
+    path = parent.folder / "opt/nitrokit/agent.pyz"
+    path.write_bytes(_changed(path.read_bytes(), "host/packages.py", b"shutil.which", b"shutil.whither"))
+    refused = parent.step("install", SSM_Signal=url, AWS_SSM_INSTANCE_ID="i-1")
+    assert (refused.returncode, "[agent/internal]" in refused.stderr, "Traceback" in refused.stderr) == (3, True, False)
+    assert [(one["Status"], "whither" in one["Reason"]) for _, one in got] == [("FAILURE", True)]
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [("no-object", "An error occurred (403) when calling"), ("hash", "is not the one deployed"), ("python", "Python 3.9 or newer is needed"), ("disk", "cannot keep the host agent")],
+)  # fmt: skip
+def test_what_fails_before_there_is_an_agent_is_told_too(parent, signals, fault, cause):
+    url, got = signals
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed (Amazon Linux has it)")
+    parent.put("agent.pyz", b"another" if fault == "hash" else build_agent())
+    _copying_aws(parent)
+    if fault == "no-object":
+        parent.program("aws", "#!/bin/sh\nprintf 'An error occurred (403) when calling \\\\ \"Head\"\\n\\tForbidden' >&2; exit 1\n")
+    if fault == "python":
+        for name in ("python3", *(f"python3.{minor}" for minor in range(9, 14))):
+            parent.program(name, "#!/bin/sh\nexit 1\n")
+    if fault == "disk":
+        parent.program("mktemp", "#!/bin/sh\nexit 1\n")
+    refused = parent.run(_script("install"), **_variables(SSM_Signal=url, AWS_SSM_INSTANCE_ID="i-1"))
+    assert refused.returncode == 1
+    assert cause in refused.stderr
+    ((_, told),) = got
+    assert (told["Status"], told["UniqueId"], cause in told["Reason"]) == ("FAILURE", "i-1.hello", True)
+    assert not list((parent.folder / "opt/nitrokit").glob(".agent*"))
 
 
 def test_nobody_who_waits_is_no_failure(parent):
