@@ -57,7 +57,7 @@ class Cloud:
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
         from werkzeug.serving import WSGIRequestHandler, make_server
 
-        class Quiet(WSGIRequestHandler):
+        class Quiet(WSGIRequestHandler):  # type: ignore[misc]
             def log(self, *_):
                 pass
 
