@@ -341,7 +341,7 @@ def test_the_gates_policy_allows_every_call_that_it_makes():
     """By moto's evaluator, which is not ours. The local KMS enforces it in test_keys, for keys."""
     from moto.iam.access_control import IAMPolicy, PermissionResult
 
-    policy = IAMPolicy(json.dumps(access_policy(stack="S")))
+    policy = IAMPolicy(json.dumps(access_policy("S")))
     arn = "arn:aws:{}:us-east-1:123456789012:{}".format
     stack, key, instance = arn("cloudformation", "stack/S/1"), arn("kms", "key/1"), arn("ec2", "instance/i-1")
     documents = {
