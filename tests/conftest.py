@@ -1,6 +1,8 @@
 """What several rooms' tests need: vectors, a small EIF, an emulated PKI."""
 
+import importlib
 import io
+import re
 import shutil
 import subprocess
 from datetime import UTC, datetime
@@ -32,6 +34,14 @@ def measurements():
     from nitrokit.core.measurements import Measurements, digest
 
     return Measurements(digest([b"kernel", b"cmdline", b"init", b"app"]), digest([b"kernel", b"cmdline", b"init"]), digest([b"app"]))
+
+
+@pytest.fixture(scope="session")
+def published():
+    """The constructs that docs/constructs.md offers: name → class."""
+    table = (VECTORS.parents[1] / "docs" / "constructs.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| `(nitrokit\.cdk\.\w+)` \|", table, re.MULTILINE)
+    return {name: getattr(importlib.import_module(module), name) for name, module in rows}
 
 
 @pytest.fixture

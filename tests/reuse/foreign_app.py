@@ -4,19 +4,27 @@ import sys
 from pathlib import Path
 
 import aws_cdk as cdk
+from aws_cdk import aws_codepipeline as codepipeline
+from aws_cdk import aws_codepipeline_actions as actions
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_ecr_assets as ecr_assets
 from aws_cdk import aws_s3 as s3
 
 import nitrokit
+from nitrokit.cdk.alarm_topic import AlarmTopic
+from nitrokit.cdk.attestation_ledger import AttestationLedger
 from nitrokit.cdk.attestation_monitor import AttestationMonitor
+from nitrokit.cdk.attestation_verifier import AttestationVerifier
+from nitrokit.cdk.await_attestation import AwaitAttestation
 from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
+from nitrokit.cdk.enclave_dashboard import EnclaveDashboard
 from nitrokit.cdk.enclave_fleet import EnclaveFleet
 from nitrokit.cdk.enclave_host import EnclaveHost
 from nitrokit.cdk.enclave_image import EifObject, EnclaveImage
 from nitrokit.cdk.enclave_key import EnclaveKey
 from nitrokit.cdk.enclave_network import EnclaveNetwork
 from nitrokit.cdk.fleet_admission import FleetAdmission
+from nitrokit.cdk.measurement_gate import MeasurementGate
 from nitrokit.cdk.validation.plugin import NitrokitChecks
 from nitrokit.core.eif import read_eif, write_eif
 from nitrokit.core.measurements import Measurements, digest
@@ -48,7 +56,10 @@ class Fleet(cdk.Stack):
         self.fleet.add_load_balancer(port=443, parent_port=9443)
         bootstraps = [EnclaveBootstrap(self, f"Run{one.name}", parent=self.fleet, image=one) for one in (self.wallet, self.audit)]
         FleetAdmission(self, "Admission", fleet=self.fleet, bootstraps=bootstraps)
-        AttestationMonitor(self, "Monitor", bootstraps=bootstraps)
+        self.monitor = AttestationMonitor(self, "Monitor", bootstraps=bootstraps, ledger=AttestationLedger(self, "Ledger"))
+        AttestationVerifier(self, "Verifier")
+        AlarmTopic(self, "Alarms").take(self.monitor.alarms)
+        EnclaveDashboard(self, "Dashboard", monitors=[self.monitor], bootstraps=bootstraps, parents=[self.fleet])
 
 
 class Hosts(cdk.Stack):
@@ -76,6 +87,23 @@ class Keys(cdk.Stack):
         self.key = EnclaveKey(self, "Key", images=[fleet.wallet, fleet.audit], host_role=fleet.fleet.role)
 
 
+class Gate(cdk.Stack):
+    """A pipeline that waits for another stack's enclaves."""
+
+    def __init__(self, scope: cdk.App, id: str, *, fleet: Fleet) -> None:
+        super().__init__(scope, id, env=OURS)
+        source = codepipeline.Artifact("Source")
+        pipeline = codepipeline.Pipeline(self, "Pipeline")
+        bucket = s3.Bucket(self, "Sources", versioned=True)
+        pipeline.add_stage(
+            stage_name="Source",
+            actions=[actions.S3SourceAction(action_name="Source", bucket=bucket, bucket_key="s.zip", output=source)],
+        )
+        approve = actions.ManualApprovalAction(action_name="Approve")
+        attest = AwaitAttestation(self, "Await", check=fleet.monitor.function).action()
+        MeasurementGate(self, "Gate").add_stages(pipeline, source, stack_name="Fleet", deploy=[approve], attest=attest)
+
+
 def main(output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     docker = output / "docker"
@@ -88,6 +116,7 @@ def main(output: Path) -> None:
     network = EnclaveNetwork(shared, "Network", services=["ecr.api", "ecr.dkr"])
     fleet = Fleet(app, "Fleet", network=network, eif=written_eif(output))
     Hosts(app, "Hosts", network=network, docker=docker)
+    Gate(app, "Gate", fleet=fleet)
     Keys(app, "Keys", fleet=fleet, env=OURS)
     Keys(app, "PartnersKeys", fleet=fleet, env=PARTNER)
     app.synth()

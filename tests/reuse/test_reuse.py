@@ -80,8 +80,13 @@ def test_a_strangers_app_synthesises_the_same_from_the_wheel(python, from_wheel,
     theirs, where = from_wheel
     ours, _ = _synthesise(sys.executable, tmp_path_factory.mktemp("ours"))
     assert Path(where).is_relative_to(python.parents[1])
-    assert sorted(theirs) == [f"{name}.template.json" for name in ("Fleet", "Hosts", "Keys", "PartnersKeys", "Shared")]
+    assert sorted(theirs) == [f"{name}.template.json" for name in ("Fleet", "Gate", "Hosts", "Keys", "PartnersKeys", "Shared")]
     assert theirs == ours
+
+
+def test_the_stranger_uses_every_construct(published):
+    called = re.findall(r"\b(\w+)(?:\.from_\w+)?\(", APP.read_text())
+    assert sorted(set(published) - set(called)) == []
 
 
 @pytest.mark.network

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
-
-from aws_cdk import Acknowledgment, CfnElement, Duration, RemovalPolicy, Stack, Validations
+from aws_cdk import Acknowledgment, Duration, RemovalPolicy, Validations
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_events as events
@@ -15,6 +13,7 @@ from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from nitrokit.cdk.monitor_function import FunctionOptions, MonitorFunction
+from nitrokit.cdk.wildcards import acknowledge_wildcards
 from nitrokit.core.ledger.layout import ENCLAVE, INDEX, KEY, PLACE
 
 _SHORTEST = Duration.minutes(5)
@@ -149,9 +148,8 @@ class AttestationLedger(Construct):
         # Without s3:ListBucket a file that is not there would look like one that may not be read.
         signer.allow("s3:ListBucket", on=[self.bucket.bucket_arn])
         signer.allow("s3:GetObject", "s3:PutObject", on=[self.bucket.arn_for_objects("*")])
-        bucket = Stack.of(self).resolve(cast("CfnElement", self.bucket.node.default_child).logical_id)
         reason = "the export is the whole bucket, and what is in it cannot be replaced"
-        Validations.of(signer.role).acknowledge(Acknowledgment(id=f"AwsSolutions-IAM5[Resource::<{bucket}.Arn>/*]", reason=reason))
+        acknowledge_wildcards(signer.role, self.bucket.arn_for_objects("*"), reason=reason)
         others = iam.PolicyStatement(
             sid="OnlyTheLedgersFunctionSigns",
             effect=iam.Effect.DENY,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aws_cdk import Acknowledgment, Annotations, Duration, RemovalPolicy, Stack, Validations
+from aws_cdk import Annotations, Duration, RemovalPolicy, Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_cloudwatch_actions as actions
 from aws_cdk import aws_dynamodb as dynamodb
@@ -22,6 +22,7 @@ from nitrokit.cdk.enclave_key import EnclaveKey
 from nitrokit.cdk.key_monitor import KeyMonitor
 from nitrokit.cdk.monitor_function import FunctionOptions, MonitorFunction
 from nitrokit.cdk.monitor_settings import MonitorSettings
+from nitrokit.cdk.wildcards import acknowledge_wildcards
 from nitrokit.core.attestation import AWS_NITRO_ROOT_G1, TrustAnchor
 
 FOREIGN_ANCHOR = "@nitrokit/cdk:foreignTrustAnchor"
@@ -170,7 +171,7 @@ class AttestationMonitor(Construct):
         if topic is not None:
             topic.grant_publish(check.role)
             reason = "what SNS needs of an encrypted topic's key, as the CDK grants it"
-            Validations.of(check.role).acknowledge(Acknowledgment(id="AwsSolutions-IAM5[Action::kms:GenerateDataKey*]", reason=reason))
+            acknowledge_wildcards(check.role, "kms:GenerateDataKey*", reason=reason)
         if security_hub:
             check.allow("securityhub:BatchImportFindings", on=[check.arn("securityhub", "product", f"{stack.account}/default")])
         # Not on the role itself, whose policy the function waits for.

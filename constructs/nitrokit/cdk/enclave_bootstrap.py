@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jsii
-from aws_cdk import Acknowledgment, CfnWaitCondition, CfnWaitConditionHandle, Duration, IStableAnyProducer, Lazy, Names, Stack, Validations
+from aws_cdk import CfnWaitCondition, CfnWaitConditionHandle, Duration, IStableAnyProducer, Lazy, Names, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3 as s3
@@ -20,6 +20,7 @@ from constructs import Construct
 from nitrokit.cdk.enclave_host import EnclaveHost
 from nitrokit.cdk.enclave_image import EnclaveImage
 from nitrokit.cdk.parent import EnclaveParent, EnclaveSlots
+from nitrokit.cdk.wildcards import BUCKET_WRITES, acknowledge_wildcards
 from nitrokit.host.bundle import build_agent
 from nitrokit.host.renderer import render_document
 from nitrokit.image.fetch import cache_dir
@@ -94,15 +95,18 @@ class EnclaveBootstrap(Construct):
         states = Stack.of(self).format_arn(service="ssm", resource="parameter", resource_name=f"{self.parameter.lstrip('/')}/*")
         role.add_to_principal_policy(iam.PolicyStatement(actions=["ssm:PutParameter"], resources=[states]))
         reason = "each instance has a parameter of its own below this path, named by its id"
-        finding = f"AwsSolutions-IAM5[Resource::{_shown(Stack.of(self).resolve(states))}]"
-        Validations.of(self.parent).acknowledge(Acknowledgment(id=finding, reason=reason))
+        acknowledge_wildcards(role, states, reason=reason)
         if diagnostics_bucket is not None:
-            diagnostics_bucket.grant_put(role)
+            self._grant_put(diagnostics_bucket, "*", "a diagnostic archive is named by its time")
+
+    def _grant_put(self, bucket: s3.IBucket, keys: str, reason: str) -> None:
+        bucket.grant_put(self.parent.role, keys)
+        acknowledge_wildcards(self.parent.role, *BUCKET_WRITES, bucket.arn_for_objects(keys), reason=reason)
 
     def _associate(self, wait: int, output_bucket: s3.IBucket | None) -> None:
         output = None
         if output_bucket is not None:
-            output_bucket.grant_put(self.parent.role, f"{self.image.name}/*")
+            self._grant_put(output_bucket, f"{self.image.name}/*", "each run of a document has a folder of its own")
             location = ssm.CfnAssociation.S3OutputLocationProperty(
                 output_s3_bucket_name=output_bucket.bucket_name, output_s3_key_prefix=self.image.name
             )
@@ -183,12 +187,6 @@ class _Pool:
 
     def produce(self) -> Any:
         return [{"name": one.name, "cpu_count": one.cpu_count, "memory_mib": one.memory_mib} for one in self._slots]
-
-
-def _shown(arn: Any) -> str:
-    """An ARN as cdk-nag prints it in a finding's id: references in angle brackets."""
-    parts = arn["Fn::Join"][1] if isinstance(arn, dict) else [arn]
-    return "".join(part if isinstance(part, str) else f"<{part['Ref']}>" for part in parts)
 
 
 def _seconds(name: str, duration: Duration, allowed: range) -> int:

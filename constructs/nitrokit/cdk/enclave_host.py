@@ -69,8 +69,10 @@ class EnclaveHost(Construct):
             block_devices=[parent_parts.root_volume(volume_size, volume_key)],
         )
         self.instance_id = self.instance.instance_id
-        reason = "the instance is cattle: the bootstrap brings everything on it back, and enclaves keep no state"
-        Validations.of(self.instance).acknowledge(Acknowledgment(id="AwsSolutions-EC29", reason=reason))
+        cattle = "the instance is cattle: the bootstrap brings everything on it back, and enclaves keep no state"
+        encrypted = "its volume is encrypted; the rule fails on instances beside anybody's launch template"
+        reasons = {"AwsSolutions-EC29": cattle, "AwsSolutions-EC26": encrypted}
+        Validations.of(self.instance).acknowledge(*(Acknowledgment(id=id, reason=reason) for id, reason in reasons.items()))
 
     @staticmethod
     def from_instance_attributes(scope: Construct, id: str, *, instance_id: str, role: iam.IRole) -> ImportedHost:

@@ -52,7 +52,7 @@ class EnclaveImage(Construct):
 
     - ``name``: of the enclave on its host, unique there.
     - ``measurements``: one set, or a whole lock.
-    - ``arch``: "x86_64" or "aarch64", as in enclave.toml. ``cpu_count``, ``memory_mib``: what one enclave of it needs. ``egress``: where it may talk to.
+    - ``arch``: "x86_64" or "aarch64", as in enclave.toml. ``cpu_count``, ``memory_mib``: what one enclave of it needs. ``egress``: where it may talk to; default nowhere.
     - ``controlled``: whether its init is nitrokit's, which tells health and attests on request; default True. Of another one the host knows only that it runs.
     - ``source``: where its host gets it; None: from nowhere (somebody else runs it).
 

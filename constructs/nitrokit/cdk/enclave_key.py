@@ -31,7 +31,7 @@ class EnclaveKey(AttestedKey):
     - ``data_owners``: ARNs that may encrypt, from any account (their own account must allow it too). Default: none; ``key.grants.encrypt(owner)`` adds more.
     - ``sealed``: nobody may ever change the policy or move an alias, not even the account's root. Default True; a rollover then needs a new key. When False, ``administrator_arn``
       must be named and alone may change it: whoever that is could open everything. For changes by ``cdk deploy`` it is ``EnclaveKey.deployment_role_arn(self)``.
-    - ``multi_region``: refused. Policy, grants and aliases of a replica are its own; create an EnclaveKey in each Region.
+    - ``multi_region``: default False; True is refused: policy, grants and aliases of a replica are its own; create an EnclaveKey in each Region.
     - ``description``: default: names the images.
     - The key stays when the stack goes (deletion would destroy data), and rotates every year.
     """

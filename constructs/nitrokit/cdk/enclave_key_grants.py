@@ -6,17 +6,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import jsii
 from aws_cdk import Acknowledgment, Aws, Token, Validations
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk.interfaces import ResourceEnvironment
-from constructs import Construct, IConstruct
 
 from nitrokit.cdk.attested_key import AttestedKey
 from nitrokit.cdk.measured_role import pcr3_of
+from nitrokit.cdk.wildcards import acknowledge_wildcards
 from nitrokit.core.key_policy import ATTESTED_ACTIONS, OWNER_ACTIONS, Opening, PolicyError, openings, policy_for
 from nitrokit.core.reference_values import ReferenceValues
 
@@ -119,11 +119,10 @@ class EnclaveKeyGrants:
     def _on_foreign(self, grantee: iam.IGrantable, actions: tuple[str, ...], conditions: Mapping[str, Mapping[str, Any]]) -> iam.Grant:
         """All keys of this one's account and Region: its id is not known in a stack of another account, and its policy decides as well."""
         region, account = ("*" if Token.is_unresolved(one) else one for one in (self._key.env.region, self._key.env.account))
-        if Construct.is_construct(principal := grantee.grant_principal):
-            reason = "the key's id is not known in another account; the policy of each key there must name this principal too, and the EnclaveKey's alone does"
-            finding = f"AwsSolutions-IAM5[Resource::arn:<AWS::Partition>:kms:{region}:{account}:key/*]"
-            Validations.of(cast(IConstruct, principal)).acknowledge(Acknowledgment(id=finding, reason=reason))
-        return self._on_principal(grantee, f"arn:{Aws.PARTITION}:kms:{region}:{account}:key/*", actions, conditions)
+        keys = f"arn:{Aws.PARTITION}:kms:{region}:{account}:key/*"
+        reason = "the key's id is not known in another account; the policy of each key there must name this principal too, and the EnclaveKey's alone does"
+        acknowledge_wildcards(grantee.grant_principal, keys, reason=reason)
+        return self._on_principal(grantee, keys, actions, conditions)
 
     def _on_principal(
         self, grantee: iam.IGrantable, arn: str, actions: tuple[str, ...], conditions: Mapping[str, Mapping[str, Any]]

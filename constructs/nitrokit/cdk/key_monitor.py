@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from aws_cdk import Duration, Stack
+from aws_cdk import Acknowledgment, Duration, Stack, Validations
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_events as events
@@ -93,8 +93,9 @@ class KeyMonitor(Construct):
             self.guard.allow("sts:AssumeRole", on=[role.role_arn])
 
     def _allow_canary(self) -> None:
-        # On purpose: what must deny it is the key.
         self.canary.allow("kms:Decrypt", on=self._arns)
+        reason = "on purpose: what must deny it is the key"
+        Validations.of(self.canary.role).acknowledge(Acknowledgment(id="nitrokit/iam-grant", reason=reason))
         for key in self._keys:
             key.grants.encrypt(self.canary.role)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aws_cdk import Aws, Duration, Stack, pipelines
+from aws_cdk import Acknowledgment, ArnFormat, Aws, Duration, Stack, Validations, pipelines
 from aws_cdk import aws_codebuild as codebuild
 from aws_cdk import aws_codepipeline as codepipeline
 from aws_cdk import aws_codepipeline_actions as actions
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 
+from nitrokit.cdk.wildcards import BUCKET_WRITES, acknowledge_wildcards
 from nitrokit.gate.access import access_policy
 
 INSTALL = ("python -m pip install --no-deps --require-hashes -r requirements.txt", "npm ci --no-audit --no-fund")
@@ -114,6 +115,8 @@ class MeasurementGate(Construct):
             stages.append(("Retire", [self._action("Retire", source, self._retiring(stack_name), statements=statements)]))
         for name, found in stages:
             pipeline.add_stage(stage_name=name, actions=list(found))
+        reason = "each build takes its sources from the pipeline's artifacts and puts its own there"
+        acknowledge_wildcards(self, *BUCKET_WRITES, pipeline.artifact_bucket.arn_for_objects("*"), reason=reason)
 
     def _building(self) -> list[str]:
         return [line.replace("{images}", self._images) for line in _BUILD]
@@ -179,9 +182,27 @@ class MeasurementGate(Construct):
         )
         for statement in statements:
             project.add_to_role_policy(statement)
+            acknowledge_wildcards(
+                project, *statement.resources, reason="what the gate reads is found by the stack's name (nitrokit.gate.access)"
+            )
+        self._acknowledge(project)
         return actions.CodeBuildAction(
             action_name=name, project=project, input=source, extra_inputs=list(extra_inputs) or None, outputs=[output] if output else None
         )
+
+    def _acknowledge(self, project: codebuild.PipelineProject) -> None:
+        """What the CDK lets a project of a pipeline do."""
+        stack = Stack.of(self)
+        logs = stack.format_arn(
+            service="logs",
+            resource="log-group",
+            resource_name=f"/aws/codebuild/{project.project_name}:*",
+            arn_format=ArnFormat.COLON_RESOURCE_NAME,
+        )
+        reports = stack.format_arn(service="codebuild", resource="report-group", resource_name=f"{project.project_name}-*")
+        acknowledge_wildcards(project, logs, reports, reason="logs and reports of this project alone")
+        reason = "what it makes is an artifact of the pipeline, encrypted as the pipeline's bucket is"
+        Validations.of(project).acknowledge(Acknowledgment(id="AwsSolutions-CB4", reason=reason))
 
 
 _REPORTS = {"reports": {"gate": {"files": ["gate.xml"], "file-format": "JUNITXML"}}}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aws_cdk import Acknowledgment, Duration, Stack, Token, Validations
+from aws_cdk import Acknowledgment, Duration, Stack, Validations
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
@@ -16,6 +16,7 @@ from aws_cdk import aws_ssm as ssm
 from constructs import Construct
 
 from nitrokit.cdk.bundling import bundle
+from nitrokit.cdk.wildcards import acknowledge_wildcards
 
 _LETTERS_KEPT = Duration.days(14)
 
@@ -92,11 +93,7 @@ class MonitorFunction(Construct):
         stack = Stack.of(self)
         arns = f"arn:{stack.partition}:{service}:{stack.region}:{stack.account}:{resource}{separator}{name}*"
         self.role.add_to_policy(iam.PolicyStatement(actions=list(actions), resources=[arns], conditions=conditions))
-        region, account = (
-            f"<AWS::{kind}>" if Token.is_unresolved(one) else one for kind, one in (("Region", stack.region), ("AccountId", stack.account))
-        )
-        finding = f"AwsSolutions-IAM5[Resource::arn:<AWS::Partition>:{service}:{region}:{account}:{resource}{separator}{name}*]"
-        Validations.of(self.role).acknowledge(Acknowledgment(id=finding, reason=reason))
+        acknowledge_wildcards(self.role, arns, reason=reason)
 
     def allow_instances(self, target: ssm.CfnAssociation.TargetProperty) -> None:
         """Let the function send commands to the instances of a parent, by id or by tag."""
@@ -149,4 +146,4 @@ class MonitorFunction(Construct):
         runtime = "the runtime is the app's choice (context nitrokit:lambdaRuntime), of those that the pinned wheels and the local emulation support"
         Validations.of(self.function).acknowledge(Acknowledgment(id="AwsSolutions-L1", reason=runtime))
         wide = "X-Ray's writes, and what Service Authorization Reference says takes no resource"
-        Validations.of(self.role).acknowledge(Acknowledgment(id="AwsSolutions-IAM5[Resource::*]", reason=wide))
+        acknowledge_wildcards(self.role, "*", reason=wide)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jsii
-from aws_cdk import Acknowledgment, Annotations, IStableStringProducer, Lazy, Size, Stack, Token, Validations
+from aws_cdk import Annotations, IStableStringProducer, Lazy, Size, Stack, Token
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_ecr_assets as ecr_assets
 from aws_cdk import aws_iam as iam
@@ -17,6 +17,7 @@ from nitrokit.cdk.enclave_image import EnclaveImage
 from nitrokit.cdk.enclave_network import DOCKER_SERVICES, EnclaveNetwork
 from nitrokit.cdk.instance_types import catalogue
 from nitrokit.cdk.parent import EnclaveSlots
+from nitrokit.cdk.wildcards import acknowledge_wildcards
 from nitrokit.core.sizing import EnclaveNeeds, InstanceType, SizingError, allocate, choose
 
 UNKNOWN_TYPE = "@nitrokit/cdk:unknownInstanceType"
@@ -118,7 +119,7 @@ def make_role(scope: Construct, name: str | None) -> iam.Role:
     )
     role.add_to_policy(iam.PolicyStatement(sid="SsmAgent", actions=list(_SSM_AGENT), resources=["*"]))
     reason = "the SSM Agent's own calls take no resource, or the instance itself, whose id would make a circle"
-    Validations.of(role).acknowledge(Acknowledgment(id="AwsSolutions-IAM5[Resource::*]", reason=reason))
+    acknowledge_wildcards(role, "*", reason=reason)
     return role
 
 

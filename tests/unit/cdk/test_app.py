@@ -2,13 +2,18 @@
 
 import json
 import os
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import aws_cdk as cdk
 import pytest
+from cdk_nag import AwsSolutionsChecks
 
 ROOT = Path(__file__).parents[3]
+OWNER = "arn:aws:iam::123456789012:role/owner"
 
 
 def _app(folder, **settings):
@@ -37,11 +42,11 @@ def test_a_wrong_setting_is_one_line_and_no_traceback(tmp_path, settings, code):
 
 
 def test_production_is_a_fleet_that_is_watched(tmp_path):
-    done = _app(
-        tmp_path, form="production", minCapacity="3", alarmEmail="ops@example.com", dataOwner="arn:aws:iam::123456789012:role/owner"
-    )
+    done = _app(tmp_path, form="production", minCapacity="3", alarmEmail="ops@example.com", dataOwner=OWNER)
     assert done.returncode == 0, done.stderr[-3000:]
-    resources = json.loads((tmp_path / "NitrokitHello.template.json").read_text())["Resources"].values()
+    path = tmp_path / "NitrokitHello.template.json"
+    text = path.read_text().replace(OWNER, "")
+    resources = json.loads(text)["Resources"].values()
     kinds = {one["Type"] for one in resources}
     assert {"AWS::AutoScaling::AutoScalingGroup", "AWS::CloudWatch::Dashboard", "AWS::DynamoDB::Table"} <= kinds
     assert "AWS::EC2::Instance" not in kinds
@@ -50,6 +55,24 @@ def test_production_is_a_fleet_that_is_watched(tmp_path):
     assert all(one["Properties"].get("AlarmActions") for one in resources if one["Type"] == "AWS::CloudWatch::Alarm")
     (subscription,) = [one["Properties"] for one in resources if one["Type"] == "AWS::SNS::Subscription"]
     assert subscription["Endpoint"] == "ops@example.com"
+    hosts = set(re.findall(r"[\w.-]*amazonaws\.com", text)) - {"kms.us-east-1.amazonaws.com"}  # the hello image's egress
+    assert "arn:aws:" not in text and all(one.count(".") == 2 for one in hosts), "services' principals are alike in every partition"
+    lint = [str(Path(sys.executable).with_name("cfn-lint")), "--non-zero-exit-code", "error", str(path)]
+    checked = subprocess.run(lint, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
+
+
+@pytest.mark.parametrize("form", ["dev", "production"])
+def test_nag_finds_nothing_that_is_not_acknowledged(form, monkeypatch, tmp_path):
+    made = []
+    monkeypatch.setattr(cdk.App, "synth", lambda app, **_: made.append(app))
+    context = json.loads((ROOT / "cdk.json").read_text())["context"] | {"nitrokit:form": form}
+    monkeypatch.setenv("CDK_CONTEXT_JSON", json.dumps(context))
+    monkeypatch.setenv("CDK_OUTDIR", str(tmp_path))
+    monkeypatch.chdir(ROOT)
+    runpy.run_path("app.py")
+    (app,) = made
+    assert [one.rule_name for one in AwsSolutionsChecks(app).validate_scope(app).violations] == []
 
 
 def test_the_app_is_composition():

@@ -152,15 +152,13 @@ def test_as_steps_of_cdk_pipelines():
     assert order.index("Gate") < min(number for number, name in enumerate(order) if "Deploy" in name or "Prepare" in name)
 
 
-@pytest.mark.parametrize(
-    ("name", "path", "expected"), [("plain_stack", "/Gate/", {"AwsSolutions-IAM5"}), ("awaiting_stack", "/Await/", set())]
-)
-def test_cdk_nag_and_cfn_lint_find_nothing_in_it_but_the_wildcards_of_its_roles(name, path, expected, request, tmp_path):
+@pytest.mark.parametrize(("name", "path"), [("plain_stack", "/Gate/"), ("awaiting_stack", "/Await/")])
+def test_cdk_nag_and_cfn_lint_find_nothing_in_it(name, path, request, tmp_path):
     stack = request.getfixturevalue(name)
     root = stack.node.root
     found = AwsSolutionsChecks(root).validate_scope(root).violations
-    rules = {one.rule_name.split("[")[0] for one in found for resource in one.violating_resources if path in str(resource.construct_path)}
-    assert rules == expected
+    assert [one.rule_name for one in found for resource in one.violating_resources if path in str(resource.construct_path)] == []
+    assert found, "the rest of the pipeline is not the gate's"
     (tmp_path / "plain.template.json").write_text(json.dumps(Template.from_stack(stack).to_json()))
     done = subprocess.run(
         [Path(sys.executable).with_name("cfn-lint"), "--non-zero-exit-code", "error", str(tmp_path / "plain.template.json")],
