@@ -39,7 +39,7 @@ REPORT = GateReport(
         _one(Place.ENCLAVE, "unreachable"),
     ),
 )
-FINE = GateReport(NOW, {}, REPORT.comparisons[:1])
+FINE = GateReport(NOW, {}, tuple(REPORT.comparisons)[:1])
 WILD = GateReport(
     NOW, {HOSTILE: HOSTILE}, tuple(_one(Place.HOST, rule, subject=HOSTILE, reason=HOSTILE, details=(HOSTILE,) * 60) for rule in RULES)
 )
@@ -118,7 +118,7 @@ def test_the_summary_holds_its_table_together():
     assert "<script" not in text
     assert "@team" not in text
     assert "](javascript" not in text
-    fleet = GateReport(NOW, {}, REPORT.comparisons[:1] * 400 + REPORT.comparisons)
+    fleet = GateReport(NOW, {}, (*tuple(REPORT.comparisons)[:1] * 400, *REPORT.comparisons))
     cut = _text("markdown", fleet)
     assert "354 more rows" in cut
     assert "rebuild-differs" not in cut
