@@ -10,6 +10,8 @@ from pathlib import Path
 
 import boto3
 import pytest
+from botocore import UNSIGNED
+from botocore.config import Config
 from botocore.exceptions import ClientError
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -89,8 +91,13 @@ def test_signatures_are_checked(local, key):
         arguments = {"aws_access_key_id": keys.access_key_id, "aws_secret_access_key": keys.secret_access_key, **changes}
         return boto3.client("kms", endpoint_url=local._cloud.endpoint_url, region_name="us-east-1", **arguments)
 
-    for changes in ({"aws_secret_access_key": "wrong"}, {"aws_access_key_id": "AKIAUNKNOWN"}, {"aws_session_token": "x"}):
-        assert _code(client(**changes).list_keys) in ("IncompleteSignatureException", "UnrecognizedClientException")
+    for changes, code in (
+        ({"aws_secret_access_key": "wrong"}, "InvalidSignatureException"),
+        ({"aws_access_key_id": "AKIAUNKNOWN"}, "UnrecognizedClientException"),
+        ({"aws_session_token": "x"}, "UnrecognizedClientException"),
+        ({"config": Config(signature_version=UNSIGNED)}, "MissingAuthenticationTokenException"),
+    ):
+        assert _code(client(**changes).list_keys) == code
     assert client().list_keys()["Keys"]
 
 

@@ -26,6 +26,15 @@ def owner(local):
     return local.create_role("kms-actions-owner")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def random_policy(local):
+    """The host's role may have random bytes made, which is IAM's to allow: no key's policy is asked (KMS Developer Guide, "GenerateRandom")."""
+    iam = local.client("iam")
+    iam.create_role(RoleName="host", AssumeRolePolicyDocument="{}")
+    allow = {"Effect": "Allow", "Action": "kms:GenerateRandom", "Resource": "*"}
+    iam.put_role_policy(RoleName="host", PolicyName="random", PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [allow]}))
+
+
 def _create_key(local, measurements, owner, **arguments):
     policy = build_key_policy(measurements=[measurements], host_role_arn=HOST, account=local.account, data_owner_arns=[owner])
     policy["Statement"].append({"Effect": "Allow", "Principal": {"AWS": owner}, "Action": "kms:GetPublicKey", "Resource": "*"})
@@ -103,6 +112,20 @@ def test_generate_random(enclave):
     with pytest.raises(client.EndpointError) as caught:
         client._post("/v1/kms/generate_random", {**request, "cache": {"max_age": 60}})
     assert caught.value.remote_code == "usage/kms-cache"
+
+
+def test_random_bytes_need_a_permission_of_iam(local, owner):
+    with pytest.raises(ClientError) as caught:
+        local.client("kms", role_arn=owner).generate_random(NumberOfBytes=8)
+    assert caught.value.response["Error"]["Code"] == "AccessDeniedException"
+    assert "identity-based" in str(caught.value)
+
+
+def test_a_ciphertext_of_another_key_than_is_named(local, owner, key, enclave, measurements):
+    other = _create_key(local, measurements, owner)
+    ciphertext = local.client("kms", role_arn=owner).encrypt(KeyId=other, Plaintext=b"a secret")["CiphertextBlob"]
+    assert _refusal(enclave().decrypt, ciphertext, key) == "IncorrectKeyException"
+    assert _refusal(enclave().decrypt, b"garbage", key) == "InvalidCiphertextException"
 
 
 def test_derive_shared_secret(local, owner, agreement_key, enclave):

@@ -33,7 +33,11 @@ class Keys:
 
 
 class SignatureError(Exception):
-    """A request that nobody known signed; the message is what AWS would answer."""
+    """A request that nobody known signed; ``kind`` and message are what AWS would answer (KMS API Reference, "Common Errors")."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class Identities:
@@ -83,14 +87,16 @@ class Identities:
             signature = fields["Signature"]
             timestamp = lowered["x-amz-date"]
         except (KeyError, ValueError) as error:
-            raise SignatureError("Missing Authentication Token") from error
+            raise SignatureError("MissingAuthenticationTokenException", "Missing Authentication Token") from error
         keys = self._find(access_key_id)
         if keys is None or (keys.session_token or "") != lowered.get("x-amz-security-token", ""):
-            raise SignatureError("The security token included in the request is invalid.")
+            raise SignatureError("UnrecognizedClientException", "The security token included in the request is invalid.")
         request = AWSRequest(method=method, url=url, data=body, headers={name: lowered.get(name, "") for name in signed})
         request.context["timestamp"] = timestamp
         signer = SigV4Auth(Credentials(keys.access_key_id, keys.secret_access_key), service, region)
         expected = signer.signature(signer.string_to_sign(request, signer.canonical_request(request)), request)
         if not hmac.compare_digest(expected, signature):
-            raise SignatureError("The request signature we calculated does not match the signature you provided.")
+            raise SignatureError(
+                "InvalidSignatureException", "The request signature we calculated does not match the signature you provided."
+            )
         return keys.caller

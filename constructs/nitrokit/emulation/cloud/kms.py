@@ -21,14 +21,14 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from nitrokit.core.attestation import DocumentError, TrustAnchor, VerificationError, VerifiedDocument, verify_document
 from nitrokit.core.cms import seal_enveloped_data
-from nitrokit.core.key_policy import AccessRequest, Decision, PolicyError, authorize
+from nitrokit.core.key_policy import AccessRequest, Decision, PolicyError, authorize, evaluate_identity
 from nitrokit.emulation.cloud.identity import Caller, Identities, SignatureError
 from nitrokit.emulation.cloud.kms_error import KmsError
 from nitrokit.emulation.cloud.kms_pairs import derive_shared_secret, generate_data_key_pair
 from nitrokit.emulation.cloud.kms_permissions import attributes, granted, permissions
 
 TARGET = "TrentService."
-_KEYLESS = {"CreateKey", "ListKeys", "ListAliases", "GenerateRandom"}
+_KEYLESS = {"CreateKey", "ListKeys", "ListAliases"}
 _RECIPIENT = {
     "Decrypt": "Plaintext",
     "GenerateDataKey": "Plaintext",
@@ -36,6 +36,7 @@ _RECIPIENT = {
     "GenerateDataKeyPair": "PrivateKeyPlaintext",
     "DeriveSharedSecret": "SharedSecret",
 }
+Context = dict[str, str | list[str]]
 Forward = Callable[[str, bytes], tuple[int, bytes]]
 
 
@@ -81,9 +82,7 @@ class KmsFront:
             caller = self._identities.authenticate(method, url, headers, body)
             request = json.loads(body or b"{}")
         except SignatureError as error:
-            raise KmsError(
-                "UnrecognizedClientException" if "token" in str(error) else "IncompleteSignatureException", str(error)
-            ) from error
+            raise KmsError(error.kind, str(error)) from error
         except ValueError as error:
             raise KmsError("SerializationException", "not JSON") from error
         recipient = request.pop("Recipient", None)
@@ -98,9 +97,19 @@ class KmsFront:
         match action:
             case "GenerateDataKeyPair":
                 return generate_data_key_pair(request, self._key(request), self._forward)
+            case "Decrypt" if request.get("KeyId"):
+                self._require_its_key(request)
             case "DeriveSharedSecret":
                 return derive_shared_secret(request, self._key(request))
         return self._forward(f"{TARGET}{action}", json.dumps(request).encode())
+
+    def _require_its_key(self, request: dict[str, Any]) -> None:
+        try:
+            key = self._key({"CiphertextBlob": request.get("CiphertextBlob")})
+        except KmsError:
+            return  # of no key of ours: moto says what KMS does
+        if key.id != self._key(request).id:
+            raise KmsError("IncorrectKeyException", "The key ID in the request does not identify a CMK that can perform this operation.")
 
     def _attested(self, action: str, recipient: Any) -> VerifiedDocument | None:
         """The verified document of a request's Recipient; None where there is no Recipient."""
@@ -117,19 +126,17 @@ class KmsFront:
             raise KmsError("ValidationException", f"the attestation document is not valid: {error}") from error
 
     def _authorize(self, action: str, request: dict[str, Any], caller: Caller, document: VerifiedDocument | None) -> None:
-        if action in _KEYLESS:
-            return
-        for permission, key in permissions(action, request, self._key):
-            self._permit(permission, key, request, caller, document)
+        context: Context = {**_context(request, caller, document), "aws:CurrentTime": self._now().isoformat()}
+        if action == "GenerateRandom":
+            access = _access(action, caller, "*", context)
+            self._record(evaluate_identity(identity_policies(caller.principal_arn), access), access, caller, document)
+        elif action not in _KEYLESS:
+            for permission, key in permissions(action, request, self._key):
+                access = _access(permission, caller, key.arn, {**context, **attributes(key, request, self._tags(key))})
+                self._record(granted(decide(key.policy, access, self._account), access, key), access, caller, document)
 
-    def _permit(self, permission: str, key: Any, request: dict[str, Any], caller: Caller, document: VerifiedDocument | None) -> None:
-        context = {
-            **_context(request, caller, document),
-            **attributes(key, request, self._tags(key)),
-            "aws:CurrentTime": self._now().isoformat(),
-        }
-        access = AccessRequest(f"kms:{permission}", caller.principal_arn, caller.account, key.arn, context, caller.session_arn)
-        decision = granted(decide(key.policy, access, self._account), access, key)
+    def _record(self, decision: Decision, access: AccessRequest, caller: Caller, document: VerifiedDocument | None) -> None:
+        """Keep the decision. Raises KmsError when it is a refusal."""
         pcr0 = document.pcrs.get(0, b"").hex() if document else None
         self.events.append(
             KmsEvent(
@@ -137,7 +144,7 @@ class KmsFront:
                 access.action,
                 decision.allowed,
                 f"{decision.reason} ({decision.statement})",
-                key.arn,
+                str(access.resource),
                 pcr0,
             )
         )
@@ -145,7 +152,7 @@ class KmsFront:
             how = (
                 "with an explicit deny in a resource-based policy"
                 if decision.reason == "explicit deny"
-                else "because no resource-based policy allows the action"
+                else f"because no {'identity' if access.resource == '*' else 'resource'}-based policy allows the action"
             )
             raise KmsError(
                 "AccessDeniedException",
@@ -174,6 +181,10 @@ class KmsFront:
             return key
         except Exception as error:  # moto has several
             raise KmsError("NotFoundException", "the key does not exist, or the ciphertext is of none") from error
+
+
+def _access(permission: str, caller: Caller, resource: str, context: Context) -> AccessRequest:
+    return AccessRequest(f"kms:{permission}", caller.principal_arn, caller.account, resource, context, caller.session_arn)
 
 
 def decide(policy: str | dict[str, Any], access: AccessRequest, key_account: str) -> Decision:
