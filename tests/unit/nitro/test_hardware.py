@@ -14,6 +14,7 @@ from nitrokit.core.attestation import parse_document, verify_document
 from nitrokit.core.cose import CoseSign1
 from nitrokit.core.nsm import NsmClient, NsmError
 from nitrokit.emulation.nitro.hypervisor import NitroError
+from nitrokit.emulation.nitro.pki import EmulatedPki
 from nitrokit.emulation.nitro.services import parse_allocator, parse_proxy_command
 from nitrokit.emulation.nitro.vring import GuestMemory, Vring
 
@@ -28,6 +29,20 @@ def test_the_chain_has_the_shape_and_lifetimes_of_awss(pki):
     constraints = [one.extensions.get_extension_for_class(x509.BasicConstraints).value for one in chain]
     assert [(one.ca, one.path_length) for one in constraints] == [(True, None), (True, 2), (True, 1), (True, 0), (False, None)]
     assert not any(b"aws.nitro-enclaves" in one for one in bundle), "never AWS's names"
+
+
+def test_documents_hold_however_long_the_emulation_runs(make_nsm):
+    """Issuers live for a day, for 5.75 and for 20: each is renewed in time."""
+    clock = [datetime.now(UTC)]
+    pki = EmulatedPki(lambda: clock[0])
+    nsm = NsmClient(make_nsm(pki=pki, now=lambda: clock[0]).answer)
+    regionals = set()
+    for _ in range(250):
+        data = nsm.attestation()
+        verify_document(data, trust_anchor=pki.trust_anchor, time=clock[0])
+        regionals.add(parse_document(data).cabundle[1])
+        clock[0] += timedelta(hours=2, minutes=20)
+    assert len(regionals) == 2
 
 
 def test_documents_are_indefinite_maps_in_awss_order(make_nsm):

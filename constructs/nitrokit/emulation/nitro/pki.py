@@ -39,15 +39,13 @@ class Authority:
 
 
 class EmulatedPki:
-    """Root → regional → zonal → instance; leaves are issued for each enclave and renewed when little of their life is left."""
+    """Root → regional → zonal → instance; leaves are issued for each enclave. Each issuer is renewed before it ends, the root excepted."""
 
     def __init__(self, now: Callable[[], datetime], region: str = "us-east-1") -> None:
         self._now = now
         self._region = region
         self._root = self._issue(None, "emulated.nitro-enclaves", _ROOT, None)
-        self._regional = self._issue(self._root, f"{secrets.token_hex(8)}.{region}.emulated.nitro-enclaves", _REGIONAL, 2)
-        self._zonal = self._issue(self._regional, f"{secrets.token_hex(8)}.zonal.{region}.emulated.nitro-enclaves", _ZONAL, 1)
-        self._instances: dict[str, Authority] = {}
+        self._issuers: dict[str, tuple[Authority, Authority]] = {}
 
     @property
     def trust_anchor(self) -> TrustAnchor:
@@ -56,11 +54,20 @@ class EmulatedPki:
     def leaf(self, module_id: str) -> tuple[Authority, list[bytes]]:
         """A leaf for an enclave, and the bundle of its issuers, root first."""
         instance_id = module_id.split("-enc")[0]
-        instance = self._instances.setdefault(
-            instance_id, self._issue(self._zonal, f"{instance_id}.{self._region}.emulated.nitro-enclaves", _INSTANCE, 0)
-        )
+        regional = self._issuer(self._root, f"{self._region}.emulated.nitro-enclaves", _REGIONAL, 2)
+        zonal = self._issuer(regional, f"zonal.{self._region}.emulated.nitro-enclaves", _ZONAL, 1)
+        instance = self._issuer(zonal, f"{instance_id}.{self._region}.emulated.nitro-enclaves", _INSTANCE, 0)
         leaf = self._issue(instance, f"{module_id}.{self._region}.emulated", _LEAF, None)
-        return leaf, [one.der for one in (self._root, self._regional, self._zonal, instance)]
+        return leaf, [one.der for one in (self._root, regional, zonal, instance)]
+
+    def _issuer(self, above: Authority, name: str, lifetime: timedelta, path_length: int) -> Authority:
+        """The one that was made before, as long as what it issues now does not outlive it and ``above`` is still who issued it."""
+        issued_by, kept = self._issuers.get(name, (None, None))
+        if kept is None or issued_by is not above or self._now() + _LEAF > kept.certificate.not_valid_after_utc:
+            shown = name if lifetime == _INSTANCE else f"{secrets.token_hex(8)}.{name}"
+            kept = self._issue(above, shown, lifetime, path_length)
+            self._issuers[name] = above, kept
+        return kept
 
     def _issue(self, issuer: Authority | None, name: str, lifetime: timedelta, path_length: int | None) -> Authority:
         key = ec.generate_private_key(ec.SECP384R1())
