@@ -14,6 +14,7 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_s3_assets as s3_assets
 from constructs import Construct
 
+from nitrokit.core import boot
 from nitrokit.core.eif import read_eif
 from nitrokit.core.hugepages import enclave_memory
 from nitrokit.core.manifest import Egress
@@ -132,10 +133,11 @@ class EnclaveImage(Construct):
         memory_mib: int | None = None,
         egress: Sequence[Egress] = (),
     ) -> EnclaveImage:
-        """An EIF built elsewhere: it is measured here, and must be what ``measurements`` says is current. ``memory_mib`` None: four times the EIF. Raises EifError, ImageDriftError."""
+        """An EIF built elsewhere: it is measured here, and must be what ``measurements`` says is current. ``memory_mib`` None: four times the EIF. Raises EifError, BootError, ImageDriftError."""
         path = Path(eif)
         with path.open("rb") as file:
             read = read_eif(file)
+            boot.require_real(read.cmdline)
         if differing := _lock_of(measurements).current.differences(read.measurements):
             raise ImageDriftError(
                 "image", f"{path.name} does not measure as given", got="; ".join(map(str, differing)), expected="the given measurements"

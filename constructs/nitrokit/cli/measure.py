@@ -18,14 +18,18 @@ def measure(
     as_json: JsonOption = False,
 ) -> None:
     """Print an EIF's measurements and header facts, as `nitro-cli describe-eif` does (always JSON)."""
+    from nitrokit.core import boot
     from nitrokit.core.eif import read_eif
 
     try:
         with eif.open("rb") as file:
             found = read_eif(file)
+            emulated = boot.is_emulated(found.cmdline)
     except OSError as error:
         raise UsageError("unreadable-file", f"cannot read {eif}", got=str(error), expected="a regular file", do="check the path") from error
     print(json.dumps(found.describe(), indent=2))
+    if emulated:
+        talk("warning: its kernel command line switches the local emulation on: on real hardware it shows the parent what its app prints")
     signature = found.signature
     if signature is None:
         return

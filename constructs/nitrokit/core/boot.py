@@ -15,6 +15,8 @@ from nitrokit.errors import NitrokitError
 PATH = "enclave.json"
 ROOT = "rootfs"
 """Where the app's root file system lies in ramdisk 1, as in images of nitro-cli."""
+EMULATED = "nitrokit.emulated=1"
+"""The word of the kernel command line that switches the local emulation on, which adds it at launch."""
 
 
 class BootError(NitrokitError):
@@ -43,6 +45,20 @@ class Boot(NamedTuple):
     process: Process
     egress: Sequence[tuple[str, int, int]]
     ingress: Sequence[tuple[int, int]]
+
+
+def is_emulated(cmdline: str) -> bool:
+    """Whether a kernel command line switches the emulation on."""
+    return EMULATED in cmdline.split()
+
+
+def require_real(cmdline: str) -> None:
+    """No image has the switch: on real hardware it would print to the parent what the app prints, and would be measured as if nothing were wrong. Raises BootError."""
+    if is_emulated(cmdline):
+        raise BootError(
+            "emulation", "the image's kernel command line switches the local emulation on", got=cmdline[:200], expected=f"no {EMULATED}",
+            do="take the word out of the blobs' cmdline file; the emulation adds it by itself",
+        )  # fmt: skip
 
 
 def encode(boot: Boot) -> bytes:

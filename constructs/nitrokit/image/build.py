@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nitrokit._version import __version__
+from nitrokit.core import boot
 from nitrokit.core.eif import read_eif, write_eif
 from nitrokit.core.eif.source import Buffer
 from nitrokit.core.manifest import EifFile, Manifest, parse_manifest
@@ -74,13 +75,14 @@ def build_image(
 
     ``kernel``: as ``kernel_for`` finds it; None: for an [eif] alone.
     ``sign_with``: how [signing] gets time and KMS; None: PCR8 is stated, as the certificate makes it, and the file is not signed. Raises UsageError, ManifestError, LockError, FetchError,
-    ImageError, SigningError.
+    ImageError, SigningError, BootError.
     """
     manifest = read_manifest(folder)
     if isinstance(manifest.source, EifFile):
         return _given(folder / manifest.source.path, output)
     if kernel is None:
         raise KernelError("none", "an image that is built needs a kernel", do="give what kernel_for finds")
+    boot.require_real(kernel.cmdline)
     with scratch(cache) as work:
         spool = Spool(work / "contents", limit=MAX_UNPACKED)
         with contextlib.closing(spool):
@@ -125,10 +127,11 @@ def _write(
 
 
 def _given(path: Path, output: Path) -> BuiltImage:
-    """Measure an EIF, and copy it. Raises UsageError, EifError."""
+    """Measure an EIF, and copy it. Raises UsageError, EifError, BootError."""
     try:
         with path.open("rb") as file, replacing(output) as target:
             eif = read_eif(file)
+            boot.require_real(eif.cmdline)
             file.seek(0)
             while chunk := file.read(CHUNK):
                 target.write(chunk)

@@ -17,7 +17,8 @@ from nitrokit.image.decompression import uncompressed
 from nitrokit.image.errors import ImageError
 
 MAX_UNPACKED = 2 << 30
-_MOUNT_POINTS = ("dev", "proc", "sys", "run", "tmp")
+_MOUNTED = ("dev", "proc", "sys")
+_MOUNT_POINTS = (*_MOUNTED, "run", "tmp")
 _NOT_A_WHEEL = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RuntimeError)
 """What zipfile raises for damaged, encrypted or unknown members."""
 Tree = dict[str, Node]
@@ -107,9 +108,11 @@ def add(tree: Tree, path: str, node: Node) -> None:
 
 
 def add_mount_points(tree: Tree) -> None:
-    """The folders that every root has for init to mount on."""
+    """The folders that every root has for init to mount on. Raises ImageError where the image has something else: a link would lead init elsewhere."""
     for name in _MOUNT_POINTS:
-        tree.setdefault(name, folder(0o1777 if name == "tmp" else 0o755))
+        node = tree.setdefault(name, folder(0o1777 if name == "tmp" else 0o755))
+        if name in _MOUNTED and not stat.S_ISDIR(node.mode):
+            raise ImageError("mount-point", f"the image's /{name} is no folder", expected="a folder that init can mount on")
 
 
 def resolve_parent(tree: Tree, path: str) -> str:

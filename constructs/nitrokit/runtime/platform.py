@@ -9,12 +9,11 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-from nitrokit.core import cbor
+from nitrokit.core import boot, cbor
 from nitrokit.core.nsm import NsmClient, NsmError, NsmProvider
 from nitrokit.runtime import nsm_device, vsock
 from nitrokit.runtime.frames import receive_exactly
 
-EMULATED = "nitrokit.emulated=1"
 HYPERVISOR_PORT = 7000
 _MAX_ANSWER = 1 << 16
 _TIMEOUT = 20.0
@@ -23,7 +22,7 @@ _TIMEOUT = 20.0
 def is_emulated(cmdline: Path = Path("/proc/cmdline")) -> bool:
     """Whether the kernel command line has the token."""
     try:
-        return EMULATED in cmdline.read_text().split()
+        return boot.is_emulated(cmdline.read_text())
     except OSError:
         return False
 

@@ -11,6 +11,8 @@ from aws_cdk.assertions import Template
 
 from nitrokit.cdk.enclave_host import EnclaveHost
 from nitrokit.cdk.enclave_image import EifObject, EnclaveImage, ImageDriftError
+from nitrokit.core.boot import BootError
+from nitrokit.core.eif import read_eif, write_eif
 from nitrokit.core.reference_values import ReferenceValues
 from nitrokit.core.sizing import SizingError
 from nitrokit.host.config import parse
@@ -41,6 +43,14 @@ def test_an_eif_is_an_asset_that_its_host_may_read(new_stack, eif_file, eif_lock
     assert parse(
         json.dumps({**config, "name": "a", "measurements": measurements, "cpu_count": 2, "memory_mib": 64, "cid": 16, "proxies": []})
     )
+
+
+def test_an_eif_that_switches_the_emulation_on_is_refused(new_stack, tmp_path):
+    path = tmp_path / "x.eif"
+    with path.open("w+b") as file:
+        write_eif(file, kernel=b"kernel", cmdline="quiet nitrokit.emulated=1", ramdisks=[b"init", b"app"], metadata={"BuildMetadata": {}})
+    with pytest.raises(BootError):
+        EnclaveImage.from_eif(new_stack(), "Image", path, name="x", measurements=read_eif(path.read_bytes()).measurements)
 
 
 def test_an_object_elsewhere_is_read_by_version_and_decrypted(new_stack, eif_lock):

@@ -1,5 +1,6 @@
 """Blobs by nitro-cli's names, AWS's init, and images that need no kernel."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -7,14 +8,16 @@ import sys
 
 import pytest
 
-from nitrokit.core.boot import Process
-from nitrokit.core.eif import read_eif
+from nitrokit.core.boot import BootError, Process
+from nitrokit.core.eif import read_eif, write_eif
 from nitrokit.core.measurements import digest
 from nitrokit.image import aws_init, cpio
-from nitrokit.image.build import build_image
+from nitrokit.image.application import application
+from nitrokit.image.build import build_image, read_manifest
+from nitrokit.image.content import Spool
 from nitrokit.image.errors import ImageError, KernelError
 from nitrokit.image.kernel import find_kernel
-from nitrokit.image.sources import ImageConfig
+from nitrokit.image.sources import ImageConfig, Workshop
 
 PROGRAM = b"#!/opt/tool\n"
 
@@ -123,3 +126,33 @@ def test_an_eif_that_was_built_elsewhere_needs_no_kernel(image, blobs, tmp_path)
     assert nitrokit("explain", given, given)["pcrs"] == {}
     purls = [one.get("purl", "") for one in json.loads((tmp_path / "y.cdx.json").read_text())["components"]]
     assert not any("python3.11" in purl for purl in purls)
+
+
+def test_no_image_is_made_or_taken_whose_command_line_switches_the_emulation_on(image, blobs, tmp_path):
+    (blobs / "cmdline").write_text("quiet nitrokit.emulated=1 panic=-1\n")
+    with pytest.raises(BootError) as caught:
+        _build(image, blobs, tmp_path)
+    assert caught.value.code == "boot/emulation"
+    given = tmp_path / "given"
+    given.mkdir()
+    (given / "enclave.toml").write_text('[enclave]\nname = "x"\n[eif]\npath = "x.eif"\n')
+    for word, refused in (("nitrokit.emulated=1", True), ("nitrokit.emulated=10", False)):
+        with (given / "x.eif").open("w+b") as file:
+            write_eif(file, kernel=b"kernel", cmdline=f"quiet {word}", ramdisks=[b"init", b"app"], metadata={"BuildMetadata": {}})
+        with pytest.raises(BootError) if refused else contextlib.nullcontext():
+            build_image(given, kernel=None, output=tmp_path / "y.eif", cache=tmp_path, progress=print)
+        measured = subprocess.run(
+            [sys.executable, "-m", "nitrokit.cli", "measure", given / "x.eif"], capture_output=True, text=True, check=True, timeout=60
+        )
+        assert ("local emulation" in measured.stderr) is refused
+    assert (tmp_path / "y.eif").exists()
+
+
+@pytest.mark.parametrize("name", ["dev", "proc", "sys"])
+def test_init_mounts_on_no_link_of_an_image(image, blobs, tmp_path, name):
+    (image / "enclave.toml").write_text((image / "enclave.toml").read_text().replace('init = "aws"\n', ""))
+    (image / f"root/{name}").symlink_to("opt")
+    shop = Workshop(image, "x86_64", tmp_path, tmp_path, Spool(tmp_path / "spool", limit=1 << 20), print)
+    with pytest.raises(ImageError) as caught:
+        application(read_manifest(image), shop)
+    assert (caught.value.slug, f"/{name}" in caught.value.what) == ("mount-point", True)

@@ -8,7 +8,8 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from nitrokit.emulation.nitro.runners import EMULATED_TOKEN, Launch, Machine, ProcessMachine
+from nitrokit.core.boot import EMULATED
+from nitrokit.emulation.nitro.runners import Launch, Machine, ProcessMachine
 from nitrokit.emulation.nitro.vhost import VsockBackend
 
 _NAME = "qemu-system-x86_64"
@@ -41,7 +42,7 @@ class QemuRunner:
             machine += f",parent-role={launch.role_arn}"
         # The token is appended behind the measured command line: here QEMU does not measure it, real hardware has no such way.
         command = [
-            str(self._qemu), "-L", str(self._qemu.parent), "-M", machine, "-accel", "tcg", "-cpu", "max", "-kernel", str(launch.eif_path), "-append", EMULATED_TOKEN,
+            str(self._qemu), "-L", str(self._qemu.parent), "-M", machine, "-accel", "tcg", "-cpu", "max", "-kernel", str(launch.eif_path), "-append", EMULATED,
             "-m", f"{launch.memory_mib}M", "-smp", str(launch.cpu_count), "-nodefaults", "-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot",
             "-chardev", f"socket,id=c,path={launch.folder / 'vhost'}",
         ]  # fmt: skip

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from nitrokit.core.boot import EMULATED
 from nitrokit.core.eif import Eif
 from nitrokit.emulation import children
 from nitrokit.emulation.interfaces import EmulationError
 from nitrokit.emulation.nitro.listeners import UnixListener
 from nitrokit.emulation.nitro.service import PORT, GuestService
 from nitrokit.image import cpio
-
-EMULATED_TOKEN = "nitrokit.emulated=1"
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class ProcessRunner:
         listening = launch.vsock / str(launch.cid)
         listening.mkdir(exist_ok=True)
         cmdline = launch.folder / "cmdline"
-        cmdline.write_text(f"{launch.eif.cmdline} {EMULATED_TOKEN}\n")
+        cmdline.write_text(f"{launch.eif.cmdline} {EMULATED}\n")
         command = [
             self._bwrap, "--unshare-all", "--unshare-user", "--as-pid-1", "--die-with-parent", "--uid", "0", "--gid", "0", "--cap-add", "ALL", "--clearenv", "--hostname", "enclave",
             "--bind", str(root), "/", "--proc", "/proc", "--ro-bind", str(cmdline), "/proc/cmdline", "--dev", "/dev", "--tmpfs", "/sys", "--tmpfs", "/run", "--tmpfs", "/tmp",
