@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nitrokit.runtime.operations import Operations
 
 ADDRESS = ("127.0.0.1", 0)
+_MAX_DIGITS = 7
 
 
 def start(nsm: NsmProvider) -> dict[str, str]:
@@ -73,7 +74,7 @@ def _handler(operations: Operations, token: str) -> Any:
             if not compare_digest(given, f"Bearer {token}".encode()):
                 self.close_connection = True
                 return 401, _error("endpoint/token", "the token of NITROKIT_TOKEN is missing: Authorization: Bearer <token>")
-            if not (size.isascii() and size.isdigit()) or int(size) > MAX_FRAME:
+            if not (size.isascii() and size.isdigit() and len(size) <= _MAX_DIGITS) or int(size) > MAX_FRAME:
                 self.close_connection = True
                 return 413, _error("endpoint/length", f"Content-Length must be there, at most {MAX_FRAME}")
             body = self.rfile.read(int(size))

@@ -62,7 +62,8 @@ class RecipientKms:
         enveloped, known = ACTIONS[action]
         if unknown := set(parameters) - set(known):
             raise UsageError("kms-parameter", f"{action} does not take {', '.join(sorted(unknown))}", expected=", ".join(known))
-        self._check_region(parameters.get("KeyId"))
+        if "KeyId" in known:
+            self._check_key(parameters.get("KeyId"))
         key, spki = self._recipient_key()
         recipient = {"AttestationDocument": self._nsm.attestation(public_key=spki), "KeyEncryptionAlgorithm": "RSAES_OAEP_SHA_256"}
         answer = getattr(self._client, action)(**parameters, Recipient=recipient)
@@ -70,10 +71,18 @@ class RecipientKms:
         answer[enveloped] = open_enveloped_data(answer.pop("CiphertextForRecipient"), key)
         return dict(answer)
 
-    def _check_region(self, key_id: object) -> None:
-        """A key of another Region is not found there, which KMS says in other words. Raises UsageError."""
+    def _check_key(self, key_id: object) -> None:
+        """Anything but an ARN (an id, an alias, none at all) means a key in the account of whoever's credentials these are, and they come from the parent: the attacker's own key would do.
+
+        A key of another Region is not found there, which KMS says in other words. Raises UsageError.
+        """
         found = _ARN.fullmatch(key_id) if isinstance(key_id, str) else None
-        if found is not None and found[2] != self._region:
+        if found is None:
+            raise UsageError(
+                "kms-key", "KeyId is not the ARN of a key or alias", got=str(key_id)[:160], expected="arn:aws:kms:REGION:ACCOUNT:key/ID",
+                do="name the ARN: any other name means a key of the account whose credentials the parent gave",
+            )  # fmt: skip
+        if found[2] != self._region:
             raise UsageError(
                 "kms-region", "the key is of another Region", got=str(key_id)[:160], expected=self._region, do="name the key's Region"
             )

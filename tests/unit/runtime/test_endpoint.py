@@ -73,6 +73,27 @@ def test_curl_attests_and_sees_errors_by_code(environment, tmp_path):
     assert [(code, slug) for code, slug, _ in refused] == [(got[0], got[1]["error"]["code"]) for _, _, got in refused]
 
 
+def test_a_length_of_thousands_of_digits_is_too_long_and_nothing_is_printed(environment, capfd):
+    """Python refuses to make a number of more than 4,300 digits."""
+    with socket.create_connection(("127.0.0.1", int(environment["NITROKIT_ENDPOINT"].rpartition(":")[2])), timeout=10) as connection:
+        head = f"POST /v1/attest HTTP/1.1\r\nAuthorization: Bearer {environment['NITROKIT_TOKEN']}\r\nContent-Length: {'9' * 5000}\r\n\r\n"
+        connection.sendall(head.encode())
+        assert connection.makefile("rb").readline().split()[1] == b"413"
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("key_id", [None, "alias/app", "1234abcd-12ab-34cd-56ef-1234567890ab", "mrk-1234abcd12ab34cd56ef1234567890ab"])
+@pytest.mark.parametrize("action", ["decrypt", "generate_data_key", "generate_data_key_pair", "derive_shared_secret"])
+def test_a_key_is_named_by_its_arn_alone(environment, action, key_id):
+    """The credentials are the parent's choice; any other name is looked up in their account, which may be the attacker's."""
+    credentials = {"access_key_id": "a", "secret_access_key": "b"}
+    parameters = {} if key_id is None else {"KeyId": key_id}
+    request = {"region": "us-east-1", "credentials": credentials, "parameters": parameters}
+    with pytest.raises(client.EndpointError) as caught:
+        client._post(f"/v1/kms/{action}", request)
+    assert caught.value.remote_code == "usage/kms-key"
+
+
 def test_clients_that_say_nothing_or_half_hold_up_nobody(environment):
     address = ("127.0.0.1", int(environment["NITROKIT_ENDPOINT"].rpartition(":")[2]))
     slow = [socket.create_connection(address, timeout=10) for _ in range(40)]
