@@ -62,7 +62,8 @@ def question_name(question: bytes) -> tuple[str, int]:
     while length := question[at]:
         if length > 63 or at + 1 + length >= len(question):
             raise ValueError("no plain name")
-        labels.append(question[at + 1 : at + 1 + length].decode("ascii", "backslashreplace"))
+        # Escaped: an app chooses these bytes, and what init says is one line.
+        labels.append(question[at + 1 : at + 1 + length].decode("latin-1").encode("unicode_escape").decode())
         at += 1 + length
     return ".".join(labels), at + 1
 
@@ -93,7 +94,10 @@ def tell_addresses(say: Say, folder: Path = Path("/proc/net"), period: float = _
 def _count_addresses(before: int, say: Say, folder: Path, period: float) -> None:
     while True:
         time.sleep(period)
-        now = _without_route(folder)
+        try:
+            now = _without_route(folder)
+        except OSError:  # a moment without file descriptors
+            continue
         if now > before:
             say(f"egress: {now - before} attempts to reach an address are refused: an enclave reaches the names of its [[egress]] alone")
         before = now

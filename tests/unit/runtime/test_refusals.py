@@ -27,6 +27,13 @@ def test_a_name_that_nobody_allows_does_not_exist_and_is_told():
     assert said[-1].startswith("egress: www.example.com is refused")
 
 
+def test_what_an_app_asks_for_is_one_line_of_the_log():
+    query = bytes(12) + b"\x1ca\nnitrokit: the app ended w\x1b\x03\xe9.\\\0" + bytes(4)
+    name, end = refusals.question_name(query)
+    assert name == "a\\nnitrokit: the app ended w\\x1b.\\xe9.\\\\"
+    assert end == len(query) - 4
+
+
 INSIDE = """
 import errno, json, socket, time
 from pathlib import Path
