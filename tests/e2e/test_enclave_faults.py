@@ -189,7 +189,7 @@ result = {
     "user namespace": attempt(libc.unshare, 0x10000000),
     "set the clock": attempt(libc.stime, ctypes.byref(ctypes.c_long(0))) if hasattr(libc, "stime") else "EPERM",
     "host's files": sorted(set(os.listdir("/")) & {"enclave.json", "init", "rootfs"}),
-    "devices": sorted(name for name in os.listdir("/dev") if stat.S_ISCHR(os.stat("/dev/" + name).st_mode) and os.access("/dev/" + name, os.W_OK)),
+    "devices": sorted(name for name in os.listdir("/dev") if stat.S_ISCHR(os.lstat("/dev/" + name).st_mode) and os.access("/dev/" + name, os.W_OK)),
     "groups": os.getgroups(),
 }
 """

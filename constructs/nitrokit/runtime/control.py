@@ -13,6 +13,8 @@ from nitrokit.runtime.logs import LogBuffer
 
 PORT = 5001
 MAX_NONCE = 512
+MAX_REQUEST = 4096
+"""Bytes. JSON takes up many times its size when it is read, and the parent may send 64 requests at once."""
 MAX_WAIT = 30
 
 

@@ -36,11 +36,11 @@ def receive_exactly(connection: socket.socket, size: int) -> bytes:
     return bytes(data)
 
 
-def receive(connection: socket.socket) -> dict[str, Any]:
-    """One frame's object. Raises FrameError."""
+def receive(connection: socket.socket, limit: int = MAX_FRAME) -> dict[str, Any]:
+    """One frame's object, of at most ``limit`` bytes. Raises FrameError."""
     (size,) = struct.unpack(">I", receive_exactly(connection, 4))
-    if size > MAX_FRAME:
-        raise FrameError("too-large", "the frame is too large", got=size, expected=f"at most {MAX_FRAME} bytes")
+    if size > limit:
+        raise FrameError("too-large", "the frame is too large", got=size, expected=f"at most {limit} bytes")
     try:
         value = json.loads(receive_exactly(connection, size))
     except (ValueError, RecursionError) as error:
@@ -55,9 +55,9 @@ def send(connection: socket.socket, value: dict[str, Any]) -> None:
     connection.sendall(struct.pack(">I", len(data)) + data)
 
 
-def serve(listener: socket.socket, handler: Handler) -> None:
-    """Answer requests for ever. An error is answered by its code and text; nothing else of it leaves."""
-    serve_connections(listener, lambda connection: send(connection, _result(connection, handler)))
+def serve(listener: socket.socket, handler: Handler, limit: int = MAX_FRAME) -> None:
+    """Answer requests of at most ``limit`` bytes for ever. An error is answered by its code and text; nothing else of it leaves."""
+    serve_connections(listener, lambda connection: send(connection, _result(connection, handler, limit)))
 
 
 def serve_connections(listener: socket.socket, answer: Callable[[socket.socket], None]) -> None:
@@ -96,10 +96,10 @@ def _answer(connection: socket.socket, answer: Callable[[socket.socket], None], 
         slots.release()
 
 
-def _result(connection: socket.socket, handler: Handler) -> dict[str, Any]:
+def _result(connection: socket.socket, handler: Handler, limit: int) -> dict[str, Any]:
     """The handler's answer, or its error. An OSError of the handler (a TLS failure is one) is answered too; one of this connection is the caller's."""
     try:
-        request = receive(connection)
+        request = receive(connection, limit)
     except FrameError as error:
         return _error(error.code, error.what)
     try:

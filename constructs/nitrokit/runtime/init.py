@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import sys
 import threading
@@ -49,8 +50,10 @@ def run() -> int:
     config = boot.decode(Path(f"/{boot.PATH}").read_bytes())
     emulated = platform.is_emulated()
     nsm = platform.nsm()
-    clock = _prepare(nsm, may_fail=emulated)
-    console, logs = emulated or _is_debug(nsm), LogBuffer()
+    logs = LogBuffer()
+    threading.excepthook = functools.partial(tell_failure, logs.say)
+    clock = _prepare(nsm, logs.say, may_fail=emulated)
+    console = emulated or _is_debug(nsm)
     readable = console or config.process.logs
     if console:
         threading.Thread(target=_show, args=(logs,), daemon=True).start()
@@ -65,9 +68,9 @@ def run() -> int:
     )
     answer = control.handler(nsm, lambda: {**supervisor.state(), **clock.state(), "connections": len(relay)}, logs if readable else None)
     # Before the app is there: a port that init needs is never the app's.
-    threading.Thread(target=serve, args=(vsock.listen(control.PORT), answer), daemon=True).start()
-    supervisor.start()
+    threading.Thread(target=serve, args=(vsock.listen(control.PORT), answer, control.MAX_REQUEST), daemon=True).start()
     supervisor.forward_signals()
+    supervisor.start()
     code = supervisor.wait()
     logs.settle(_LAST_LINES)
     return code
@@ -75,6 +78,7 @@ def run() -> int:
 
 def _network(config: boot.Boot, say: Callable[[str], None]) -> Relay:
     """The app's root, and all the ways in and out of it; returns what joins them. Raises OSError."""
+    hosts, resolver = (Path(mounts.within(ROOT, f"/etc/{name}")) for name in ("hosts", "resolv.conf"))
     mounts.share(ROOT, [folder for folder in _SHARED if os.path.isdir(folder)])
     with suppress(OSError):
         os.chmod("/dev/nsm", 0o666)  # the app attests too, and is not root
@@ -82,8 +86,8 @@ def _network(config: boot.Boot, say: Callable[[str], None]) -> Relay:
         os.chmod("/dev/vsock", 0o666)
     allow_connections()
     relay = Relay()
-    allowed = egress.start(config.egress, (Path("/run/hosts"), Path(ROOT, "etc/hosts")), relay, say)
-    Path(ROOT, "etc/resolv.conf").write_text(refusals.RESOLVER)
+    allowed = egress.start(config.egress, (Path("/run/hosts"), hosts), relay, say)
+    resolver.write_text(refusals.RESOLVER)
     refusals.refuse_names(say)
     refusals.tell_ports(allowed, say)
     refusals.tell_addresses(say)
@@ -91,16 +95,21 @@ def _network(config: boot.Boot, say: Callable[[str], None]) -> Relay:
     return relay
 
 
-def _prepare(nsm: NsmProvider, *, may_fail: bool) -> Clock:
+def _prepare(nsm: NsmProvider, say: Callable[[str], None], *, may_fail: bool) -> Clock:
     """Randomness and time, before anything needs them. ``may_fail``: a sandboxed process may set no clock. Raises NsmError, OSError."""
     clock = Clock(nsm)
     entropy.seed(nsm)
     try:
-        clock.keep(lambda text: print(f"nitrokit init: {text}", file=sys.stderr, flush=True))
+        clock.keep(say)
     except OSError:
         if not may_fail:
             raise
     return clock
+
+
+def tell_failure(say: Callable[[str], None], failure: threading.ExceptHookArgs) -> None:
+    """A thread ended by an error: the log says its type. Python would write it to the console, which nobody may read: that freezes an enclave, and the text may hold what concerns nobody."""
+    say(f"a thread of init ended: {failure.exc_type.__name__}")
 
 
 def heartbeat() -> None:
@@ -132,6 +141,6 @@ def _show(logs: LogBuffer) -> None:
 def _end(code: int) -> None:
     """Restart the machine, which ends an enclave; where we are a sandboxed process, exit."""
     os.sync()
-    if os.getpid() == 1 and not os.path.exists("/run/vsock"):
+    if os.getpid() == 1 and not vsock.is_sandboxed():
         ctypes.CDLL(None).reboot(_RB_AUTOBOOT)
     os._exit(code & 0xFF)

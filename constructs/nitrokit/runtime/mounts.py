@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import socket
@@ -22,6 +23,11 @@ _MOUNTS = (
     ("tmpfs", "/run", "tmpfs", _NOSUID | _NODEV, "mode=0755"),
     ("tmpfs", "/tmp", "tmpfs", _NOSUID | _NODEV, "mode=1777"),
 )
+_LINKS = (
+    ("/dev/fd", "/proc/self/fd"),
+    *((f"/dev/{name}", f"/proc/self/fd/{number}") for number, name in enumerate(("stdin", "stdout", "stderr"))),
+)
+"""What programs expect that were made for containers, and a fresh devtmpfs lacks."""
 _FINIT_MODULE = {"x86_64": 313, "aarch64": 273}
 _BIND, _REC = 4096, 16384
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
@@ -35,6 +41,9 @@ def mount_all() -> None:
         if target == "/dev/shm":
             os.makedirs(target, exist_ok=True)
         _mount(source, target, flags, kind, options)
+    for path, target in _LINKS:
+        with suppress(FileExistsError):
+            os.symlink(target, path)
 
 
 def _mount(source: str, target: str, flags: int, kind: str | None = None, options: str = "") -> None:
@@ -46,11 +55,20 @@ def _mount(source: str, target: str, flags: int, kind: str | None = None, option
 def share(root: str, folders: Sequence[str]) -> None:
     """Show ``folders`` below the app's root too; what sets the kernel is read-only there: a program named in it (core_pattern, uevent_helper) would run as init does. Raises OSError."""
     for folder in folders:
-        os.makedirs(root + folder, exist_ok=True)
-        _mount(folder, root + folder, _BIND | _REC)
+        target = within(root, folder)
+        os.makedirs(target, exist_ok=True)
+        _mount(folder, target, _BIND | _REC)
     for folder in filter(os.path.isdir, (f"{root}/proc/sys", f"{root}/sys")):
         _mount(folder, folder, _BIND)
         _mount(folder, folder, _BIND | _REMOUNT | _READ_ONLY | _NOSUID | _NODEV | _NOEXEC)
+
+
+def within(root: str, path: str) -> str:
+    """``path`` below the app's root, links followed: the image chooses them, and none leads init out of there. Raises OSError."""
+    found = os.path.realpath(root + path)
+    if not found.startswith(f"{root}/"):
+        raise OSError(errno.ELOOP, f"{path} of the image is a link that leaves it")
+    return found
 
 
 def open_console() -> None:

@@ -21,7 +21,7 @@ _BUDGET = 64 << 20
 """Bytes that wait for slow readers in all pairs together."""
 _OTHER_FILES = 256
 _READ = select.EPOLLIN | select.EPOLLRDHUP
-Failed = Callable[[OSError], None]
+Failed = Callable[[Exception], None]
 
 
 def allow_connections(pairs: int = MAX_PAIRS) -> None:
@@ -101,25 +101,27 @@ class Relay:
         for side in (one, other):
             side.connection.setblocking(False)
             self._sides[side.number] = side
-        self._watch(one)
-        self._watch(other)
+        self._serve(one, 0)
 
     def _serve(self, side: _Side, events: int) -> None:
+        """A failure, the kernel's want of memory among them, ends this pair and no other: there is one thread for all."""
         try:
-            if events & select.EPOLLERR or side.failed is not None:
-                _require_sound(side.connection)
-                side.failed = None
-            if events & select.EPOLLOUT:
-                self._write(side)
-            if events & select.EPOLLHUP and side.ended:
-                _give_up(side)
-            elif events & (_READ | select.EPOLLHUP):
-                self._read(side)
-        except OSError as error:
+            self._advance(side, events)
+        except (OSError, MemoryError) as error:
             self._close(side)
             if side.failed is not None:
                 side.failed(error)
-            return
+
+    def _advance(self, side: _Side, events: int) -> None:
+        if events & select.EPOLLERR or side.failed is not None:
+            _require_sound(side.connection)
+            side.failed = None
+        if events & select.EPOLLOUT:
+            self._write(side)
+        if events & select.EPOLLHUP and side.ended:
+            _give_up(side)
+        elif events & (_READ | select.EPOLLHUP):
+            self._read(side)
         if side.finished and side.other.finished:
             self._close(side)
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import threading
 import time
@@ -73,7 +74,13 @@ class Supervisor:
         if self._root != "/":
             os.chroot(self._root)
         os.chdir(self._app.working_directory)
-        privileges.give_up(None if self._stays_root else (self._app.uid, self._app.gid, self._app.groups))
+        if self._stays_root:
+            privileges.give_up(None)
+            return
+        for number in (1, 2):
+            if stat.S_ISFIFO(os.fstat(number).st_mode):  # else its user could not open /dev/stdout
+                os.fchown(number, self._app.uid, self._app.gid)
+        privileges.give_up((self._app.uid, self._app.gid, self._app.groups))
 
     def forward(self, number: int) -> None:
         """Send a signal on to the app and all that it started."""

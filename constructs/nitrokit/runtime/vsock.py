@@ -1,11 +1,13 @@
-"""vsock with one seam: the kernel's AF_VSOCK where there is /dev/vsock, else unix sockets below /run/vsock (an enclave run as a sandboxed process)."""
+"""vsock with one seam: unix sockets where there is /run/vsock (an enclave run as a sandboxed process), else the kernel's AF_VSOCK.
+
+An enclave never has /run/vsock: init mounts a new /run, which no app sees. Whether there is a /dev/vsock does not matter: an app that is root could take it away.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import socket
-import stat
 from pathlib import Path
 
 HYPERVISOR, PARENT = 0, 3
@@ -15,20 +17,18 @@ _BACKLOG = 1024
 _TIMEOUT = 10.0
 
 
-def _kernel_has_vsock() -> bool:
-    try:
-        return stat.S_ISCHR(os.stat("/dev/vsock").st_mode)
-    except OSError:
-        return False
+def is_sandboxed() -> bool:
+    """Whether we are a sandboxed process, and no enclave."""
+    return _FOLDER.is_dir()
 
 
 def connect(cid: int, port: int, *, timeout: float | None) -> socket.socket:
     """A connected stream. Raises OSError."""
-    kernel = _kernel_has_vsock()
-    connection = socket.socket(socket.AF_VSOCK if kernel else socket.AF_UNIX, socket.SOCK_STREAM)
+    sandboxed = is_sandboxed()
+    connection = socket.socket(socket.AF_UNIX if sandboxed else socket.AF_VSOCK, socket.SOCK_STREAM)
     connection.settimeout(timeout)
     try:
-        connection.connect((cid, port) if kernel else str(_FOLDER / str(cid) / str(port)))
+        connection.connect(str(_FOLDER / str(cid) / str(port)) if sandboxed else (cid, port))
     except BaseException:
         connection.close()
         raise
@@ -37,7 +37,7 @@ def connect(cid: int, port: int, *, timeout: float | None) -> socket.socket:
 
 def begin(cid: int, port: int) -> socket.socket:
     """A connection that has begun: writable when it stands; the kernel gives up after two seconds (net/vmw_vsock/af_vsock.c). Raises OSError."""
-    if not _kernel_has_vsock():
+    if is_sandboxed():
         return connect(cid, port, timeout=_TIMEOUT)
     connection = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
     connection.setblocking(False)
@@ -49,9 +49,9 @@ def begin(cid: int, port: int) -> socket.socket:
 
 def listen(port: int) -> socket.socket:
     """A listening stream socket on a port of this enclave. Raises OSError."""
-    kernel = _kernel_has_vsock()
-    listener = socket.socket(socket.AF_VSOCK if kernel else socket.AF_UNIX, socket.SOCK_STREAM)
-    if kernel:
+    sandboxed = is_sandboxed()
+    listener = socket.socket(socket.AF_UNIX if sandboxed else socket.AF_VSOCK, socket.SOCK_STREAM)
+    if not sandboxed:
         listener.bind((_ANY, port))
     else:
         path = _FOLDER / "listen" / str(port)

@@ -1,6 +1,7 @@
 """Frames from an attacker, the control server, egress, the emulation switch: over real sockets."""
 
 import base64
+import functools
 import json
 import socket
 import struct
@@ -9,7 +10,7 @@ import threading
 import pytest
 
 from nitrokit.core.nsm import NsmClient
-from nitrokit.runtime import control, egress, frames, platform, vsock
+from nitrokit.runtime import control, egress, frames, init, mounts, platform, vsock
 from nitrokit.runtime.logs import LogBuffer
 from nitrokit.runtime.streams import Relay
 
@@ -19,7 +20,6 @@ LOGS = LogBuffer(1000)
 @pytest.fixture
 def hybrid(tmp_path, monkeypatch):
     """vsock as a sandboxed process has it."""
-    monkeypatch.setattr(vsock, "_kernel_has_vsock", lambda: False)
     monkeypatch.setattr(vsock, "_FOLDER", tmp_path)
     for name in ("listen", "3", "0"):
         (tmp_path / name).mkdir()
@@ -29,7 +29,7 @@ def hybrid(tmp_path, monkeypatch):
 @pytest.fixture
 def ask(hybrid, make_nsm):
     handler = control.handler(NsmClient(make_nsm().answer), lambda: {"app": "running"}, LOGS)
-    threading.Thread(target=frames.serve, args=(vsock.listen(control.PORT), handler), daemon=True).start()
+    threading.Thread(target=frames.serve, args=(vsock.listen(control.PORT), handler, control.MAX_REQUEST), daemon=True).start()
 
     def raw(data, *, answer=True):
         with socket.socket(socket.AF_UNIX) as connection:
@@ -58,13 +58,58 @@ def test_health_and_attestation(ask):
     "data",
     [
         b"", b"\0", b"\0\0\0\5abc", b"\xff\xff\xff\xff", struct.pack(">I", 3) + b"{{{", _frame([1]), _frame({"op": "shutdown"}), _frame({"op": "attest"}), _frame({"op": "attest", "nonce": 5}),
-        _frame({"op": "attest", "nonce": "!!"}), _frame({"op": "attest", "nonce": base64.b64encode(bytes(513)).decode()}), struct.pack(">I", 200_000) + b"[" * 200_000,
+        _frame({"op": "attest", "nonce": "!!"}), _frame({"op": "attest", "nonce": base64.b64encode(bytes(513)).decode()}), struct.pack(">I", 4000) + b"[" * 4000,
     ],
 )  # fmt: skip
 def test_garbage_is_answered_by_a_code_and_the_server_lives(ask, data):
     answer = ask(data)
     assert answer is None or set(answer) == {"error"}
     assert ask(_frame({"op": "health"}))["status"] == "ok"
+
+
+def test_the_parent_cannot_fill_the_memory_with_what_it_asks(ask):
+    """1 MiB of ``[]`` becomes 25 MB in Python, and 64 requests may wait at once."""
+    assert ask(struct.pack(">I", control.MAX_REQUEST + 1))["error"]["code"] == "frame/too-large"
+    fitting = json.dumps({"op": "health"}).encode().ljust(control.MAX_REQUEST)
+    assert ask(struct.pack(">I", len(fitting)) + fitting)["status"] == "ok"
+
+
+def test_where_there_is_no_sandbox_only_the_kernels_vsock_will_do(monkeypatch, tmp_path):
+    monkeypatch.setattr(vsock, "_FOLDER", tmp_path / "absent")
+    families = []
+
+    class Refusing(socket.socket):
+        def __init__(self, family, kind):
+            families.append(family)
+            raise OSError("no such family")
+
+    monkeypatch.setattr(socket, "socket", Refusing)
+    for attempt in (lambda: vsock.connect(3, 9000, timeout=1), lambda: vsock.begin(3, 8001), lambda: vsock.listen(5001)):
+        with pytest.raises(OSError, match="no such family"):
+            attempt()
+    assert families == [socket.AF_VSOCK] * 3
+
+
+def test_an_error_that_ends_a_thread_is_told_by_its_type_and_never_on_the_console(monkeypatch, capfd):
+    logs = LogBuffer()
+    monkeypatch.setattr(threading, "excepthook", functools.partial(init.tell_failure, logs.say))
+    thread = threading.Thread(target=lambda: int("the secret is 42"))
+    thread.start()
+    thread.join()
+    assert logs.read(0)["lines"] == ["nitrokit: a thread of init ended: ValueError"]
+    assert "42" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(("link", "inside"), [("usr/etc", True), ("/usr/etc", False), ("../../etc", False), ("/proc/self/root", False)])
+def test_no_link_of_an_image_leads_init_out_of_its_root(tmp_path, link, inside):
+    root = tmp_path / "rootfs"
+    (root / "usr/etc").mkdir(parents=True)
+    (root / "etc").symlink_to(link)
+    if inside:
+        assert mounts.within(str(root), "/etc/hosts") == str(root / "usr/etc/hosts")
+    else:
+        with pytest.raises(OSError, match="leaves it"):
+            mounts.within(str(root), "/etc/hosts")
 
 
 def test_an_internal_error_says_nothing_but_its_type(hybrid):

@@ -1,5 +1,6 @@
 """Joined streams: back-pressure, half-close, thousands of pairs, peers that go away or never come."""
 
+import errno
 import resource
 import socket
 import threading
@@ -83,6 +84,32 @@ def test_an_idle_peer_that_went_away_is_noticed():
     assert other.recv(1) == b""
     other.close()
     assert _is_empty(relay)
+
+
+def test_a_pair_that_the_kernel_has_no_memory_for_ends_and_the_others_go_on(monkeypatch):
+    relay = Relay()
+    poll = relay._poll
+    refusals: list[int] = []
+
+    class Short:
+        """epoll in a moment without memory (epoll_ctl(2), ENOMEM)."""
+
+        def register(self, number, events):
+            if not refusals:
+                refusals.append(number)
+                raise OSError(errno.ENOMEM, "no memory")
+            poll.register(number, events)
+
+        def __getattr__(self, name):
+            return getattr(poll, name)
+
+    monkeypatch.setattr(relay, "_poll", Short())
+    one, other = _joined(relay)
+    assert (one.recv(1), other.recv(1)) == (b"", b"")
+    assert refusals and _is_empty(relay)
+    one, other = _joined(relay)
+    one.sendall(b"x")
+    assert other.recv(1) == b"x"
 
 
 def test_thousands_of_pairs_at_once_with_half_close_and_bounded_memory():

@@ -46,6 +46,12 @@ def test_streams_are_told_apart_and_last_words_are_kept():
     assert found["lines"][-1][0] == "init"
 
 
+def test_an_app_that_is_not_root_may_open_what_it_prints_to_by_name():
+    """/dev/stdout and /dev/stderr, as images' configurations name them, lead there."""
+    found = _supervise("echo by name >/proc/self/fd/1; echo error >/proc/self/fd/2", user=[65534, 65534])
+    assert sorted(found["lines"])[1:] == [["stderr", "error"], ["stdout", "by name"]]
+
+
 def test_a_line_without_end_comes_in_pieces():
     found = _supervise("head -c 200000 /dev/zero | tr '\\0' a")
     assert [len(line) for stream, line in found["lines"] if stream == "stdout"] == [65536, 65536, 65536, 3392]
