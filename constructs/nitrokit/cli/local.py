@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nitrokit.cli.output import JsonOption, Steps, result
+from nitrokit.cli.output import JsonOption, Steps, printable, result, talk
 from nitrokit.errors import NitrokitError
 
 if TYPE_CHECKING:
@@ -102,12 +103,66 @@ def up(runner: RunnerOption = RunnerChoice.AUTO, keep: KeepOption = None, as_jso
         def human() -> None:
             for name, text in environment.items():
                 print(f"export {name}='{text}'")
-            print(f"# cdk: -c nitrokit:trustAnchor={root} -c nitrokit:lambdaRuntime={local.lambda_runtime}", flush=True)
+            print(f"# cdk: -c nitrokit:trustAnchor={root} -c nitrokit:lambdaRuntime={local.lambda_runtime}")
 
         result(value, as_json=as_json, human=human)
         steps.say("running; Ctrl-C stops and removes everything")
         while True:
             time.sleep(3600)
+
+
+@app.command()
+def run(
+    image: Annotated[Path, typer.Argument(help="The image folder (holds enclave.toml).")],
+    runner: RunnerOption = RunnerChoice.AUTO,
+    keep: KeepOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Build an image and run it by itself: prints its ingress on loopback, a KMS key that it alone opens and credentials for both sides; then what it prints, until it ends or Ctrl-C."""
+    from nitrokit.emulation.lone import LoneEnclave
+    from nitrokit.image.build import build_image, read_manifest
+    from nitrokit.image.fetch import cache_dir
+    from nitrokit.image.kernel import kernel_for
+    from nitrokit.image.signing import here
+
+    manifest = read_manifest(image)
+    steps, cache = Steps(), cache_dir(os.environ)
+    with _work_folder(keep) as work:
+        with steps.step(f"build {image}"):
+            kernel = kernel_for(manifest, os.environ, cache, steps.note)
+            built = build_image(
+                image, kernel=kernel, output=work / f"{manifest.name}.eif", cache=cache, progress=steps.note, sign_with=here()
+            )
+        with _local_aws(work, runner, steps) as local:
+            with steps.step("enclave: start"):
+                enclave = LoneEnclave(local, work / "e", built.eif, manifest, built.measurements, talk)
+            try:
+                value = {
+                    "enclave": enclave.enclave_id,
+                    "key": enclave.key_arn,
+                    "ingress": {port: f"{host}:{number}" for port, (host, number) in enclave.ingress.items()},
+                    "owner": local.environment(enclave.owner_role),
+                    "credentials": _app_credentials(local.environment(enclave.host_role)),
+                }
+                result(value, as_json=as_json, human=lambda: _print_run(value))
+                for line in enclave.lines():
+                    talk(printable(line))
+                steps.say("the enclave has ended")
+            finally:
+                enclave.close()
+
+
+def _app_credentials(environment: Mapping[str, str]) -> dict[str, str]:
+    """As a parent hands its role's credentials to the app."""
+    return {name: environment[f"AWS_{name.upper()}"] for name in ("access_key_id", "secret_access_key", "session_token")}
+
+
+def _print_run(value: Mapping[str, Any]) -> None:
+    for name, text in value["owner"].items():
+        print(f"export {name}='{text}'")
+    print(f"# the data owner's; the key: {value['key']}\n# credentials for the app, from its parent: {json.dumps(value['credentials'])}")
+    for port, address in value["ingress"].items():
+        print(f"# the app's port {port}: {address}")
 
 
 class DemoError(NitrokitError):

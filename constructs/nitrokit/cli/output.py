@@ -22,6 +22,7 @@ def result(value: Mapping[str, Any] | list[Any], *, as_json: bool, human: Callab
         print(json.dumps(value, indent=2, sort_keys=False, default=str))
     else:
         human()
+    sys.stdout.flush()  # a command that goes on running has said so
 
 
 def printable(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from nitrokit.emulation.cloud.lambdas import LOCAL_RUNTIME
 from nitrokit.emulation.cloud.server import LocalCloud
 from nitrokit.emulation.interfaces import InstanceDescription
+from nitrokit.emulation.nitro.hypervisor import Hypervisor
 from nitrokit.emulation.nitro.instance import EmulatedInstance
 from nitrokit.emulation.nitro.pki import EmulatedPki
 from nitrokit.emulation.nitro.runners import choose_runner
@@ -53,8 +54,14 @@ class LocalAws:
         """Where `cdk bootstrap` put the assets."""
         return f"cdk-hnb659fds-assets-{self.account}-{self.region}"
 
-    def environment(self) -> dict[str, str]:
-        return self._cloud.environment()
+    @property
+    def routes(self) -> dict[str, tuple[str, int]]:
+        """"host:port" → loopback address, where AWS's DNS would lead."""
+        return self._cloud.routes
+
+    def environment(self, role_arn: str | None = None) -> dict[str, str]:
+        """For AWS clients and the CDK: with the operator's credentials, or a role's."""
+        return self._cloud.environment(self._cloud.identities.for_role(role_arn, "local") if role_arn else None)
 
     def client(self, service: str, role_arn: str | None = None) -> Any:
         """A boto3 client with the operator's credentials, or a role's."""
@@ -75,6 +82,13 @@ class LocalAws:
     def diagnosis(self) -> str:
         """Consoles and Lambda logs, for when something went wrong."""
         return "\n".join([*(instance.hypervisor.consoles() for instance in self.instances), self._cloud.lambdas.logs()])
+
+    def hypervisor(self, folder: Path, role_arn: str) -> Hypervisor:
+        """Hardware of a parent that belongs to no stack; whoever asks closes it."""
+        return Hypervisor(
+            folder, instance_id="i-0123456789abcdef0", role_arn=role_arn, pki=self._pki, tls_authorities=self._cloud.tls.pem,
+            runner=self._runner, now=_now,
+        )  # fmt: skip
 
     def _instance(self, description: InstanceDescription) -> EmulatedInstance:
         # A short name: unix socket paths have 108 bytes at most.

@@ -65,6 +65,11 @@ class LocalCloud:
         return f"kms.{self.region}.amazonaws.com"
 
     @property
+    def routes(self) -> dict[str, tuple[str, int]]:
+        """"host:port" → loopback address, where AWS's DNS would lead."""
+        return {f"{self.kms_host}:443": ("127.0.0.1", self.kms_port)}
+
+    @property
     def endpoint_url(self) -> str:
         # By name: moto takes localhost, not 127.0.0.1, for its own S3.
         return f"http://localhost:{self.port}"
@@ -173,7 +178,7 @@ class LocalCloud:
                         "AWS_DEFAULT_REGION": self.region,
                         "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"http://127.0.0.1:{self.port}{metadata.PREFIX}{instance_id}/",
                     },
-                    {f"{self.kms_host}:443": ("127.0.0.1", self.kms_port)},
+                    self.routes,
                 )
                 self._metadata.add(description)
                 agent = {"AWS_SSM_INSTANCE_ID": instance_id, "AWS_SSM_REGION_NAME": self.region}

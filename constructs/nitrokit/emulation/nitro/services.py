@@ -149,7 +149,7 @@ class Services:
             raise NitroError("E00", f"vsock-proxy: {host}:{remote_port} cannot be resolved: the emulated AWS does not have it")
         return UnixListener(
             self._hypervisor.vsock / "3" / str(port),
-            lambda connection: threading.Thread(target=_forward, args=(connection, route, self._relay), daemon=True).start(),
+            lambda connection: threading.Thread(target=forward, args=(connection, route, self._relay), daemon=True).start(),
         )
 
     def close(self) -> None:
@@ -167,7 +167,8 @@ def _asked(yes: bool, word: str) -> dict[str, Any]:
     return {"exit": 0 if yes else 3, "stdout": f"{word if yes else 'not ' + word}\n", "stderr": ""}
 
 
-def _forward(inner: socket.socket, route: tuple[str, int], relay: Relay) -> None:
+def forward(inner: socket.socket, route: tuple[str, int], relay: Relay) -> None:
+    """Join a connection from an enclave with a new one to ``route``; it ends where nobody answers there."""
     try:
         outer = socket.create_connection(route, timeout=10)
     except OSError:
