@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, List, Optional
 from nitrokit._version import __version__
 from nitrokit.errors import NitrokitError
 from nitrokit.host import config as configuration
-from nitrokit.host import health, images, launch, logs, packages, pool, publish, requests, rollout, signals, supervise
+from nitrokit.host import health, images, launch, logs, packages, place, pool, publish, requests, rollout, signals, supervise
 from nitrokit.host.config import AgentError, Config
 from nitrokit.host.diagnose import diagnose
 from nitrokit.host.files import write_atomically
@@ -22,6 +22,7 @@ from nitrokit.host.status import status
 _UP_WITHIN = 120.0
 _CHANGES: Dict[str, Callable[[Config], Dict[str, Any]]] = {
     "allocate": pool.allocate,
+    "drain": rollout.drain,
     "image": images.image,
     "run": rollout.run_enclave,
     "resume": rollout.resume,
@@ -40,15 +41,17 @@ def main(arguments: Optional[List[str]] = None) -> int:
     """Run one command."""
     options = _parser().parse_args(arguments)
     signal = os.environ.pop("SSM_Signal", "")  # an address to write to: no program that we run need know it
+    place.recall()
     try:
         result = _dispatch(options)
     except NitrokitError as error:
         return _fail(options, error, signal)
     except OSError as error:
-        do = "look at `df` and `dmesg`; run the step again"
-        return _fail(options, AgentError("file", "the parent's disk or file system failed", got=error, do=do), signal)
+        told = AgentError("file", "the parent's disk or file system failed", got=error, do="look at `df` and `dmesg`; run the step again")
+        return _fail(options, told, signal)
     except Exception as error:  # whoever reads this is an operator, not a developer
-        return _fail(options, _OwnFault("internal", "the agent itself is at fault", got=f"{type(error).__name__}: {error}", do="report it"), signal)
+        own = _OwnFault("internal", "the agent itself is at fault", got=f"{type(error).__name__}: {error}", do="report it")
+        return _fail(options, own, signal)
     print(json.dumps(result))
     if options.command == _STEPS[-1]:
         signals.tell(signal, options.enclave, data=str(result.get("enclave_id")))
@@ -86,7 +89,7 @@ def _dispatch(options: argparse.Namespace) -> Dict[str, Any]:
     if options.command == "diagnose":
         return diagnose(options.upload)
     name = configuration.check_name(options.enclave)
-    if options.command in ("install", "drain", "terminate", "verify", *_CHANGES):
+    if options.command in ("install", "terminate", "verify", *_CHANGES):
         with exclusive():
             return _change(name, options)
     return _look(name, options)
@@ -114,8 +117,6 @@ def _change(name: str, options: argparse.Namespace) -> Dict[str, Any]:
         return _install(name, _config_variable())
     if options.command == "terminate":
         return {"ended": launch.end(name)}
-    if options.command == "drain":
-        return rollout.drain(name)
     config = configuration.load(name)
     if options.command == "verify":
         return images.verify(config, options.eif or config.eif)
@@ -127,6 +128,7 @@ def _install(name: str, text: str) -> Dict[str, Any]:
     if config.name != name:
         raise AgentError("config", "the configuration is another enclave's", got=config.name, expected=name, do="deploy again")
     versions = packages.install(config)
+    place.remember()
     write_atomically(configuration.path(name), text)
     return {"enclave": name, **versions}
 

@@ -11,7 +11,7 @@ import nitrokit
 MODULES = (
     "__init__.py", "_version.py", "errors.py", "core/__init__.py", "core/hugepages.py", "core/nonces.py", "host/__init__.py", "host/agent.py", "host/cloudwatch.py",
     "host/codes.py", "host/commands.py", "host/config.py", "host/diagnose.py", "host/docker.py", "host/enclave.py", "host/files.py", "host/health.py", "host/images.py",
-    "host/imds.py", "host/launch.py", "host/locking.py", "host/logs.py", "host/notify.py", "host/outcome.py", "host/packages.py", "host/pool.py", "host/proxies.py",
+    "host/imds.py", "host/launch.py", "host/locking.py", "host/logs.py", "host/notify.py", "host/outcome.py", "host/packages.py", "host/place.py", "host/pool.py", "host/proxies.py",
     "host/publish.py", "host/requests.py", "host/rollout.py", "host/signals.py", "host/status.py", "host/supervise.py", "host/units.py",
 )  # fmt: skip
 """The agent, whole: an edit of anything else never changes its bytes. A test compares it with what the agent imports."""

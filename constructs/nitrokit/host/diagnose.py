@@ -23,22 +23,28 @@ _FILES = (
     (Path("/var/log/nitro_enclaves"), "*.log"), (Path("/sys/module/nitro_enclaves/parameters"), "*"), (Path("/sys/kernel/mm/hugepages"), "*/nr_hugepages"),
     (Path("/sys/kernel/mm/hugepages"), "*/free_hugepages"), (Path("/etc"), "os-release"), (Path("/proc"), "meminfo"), (Path("/proc"), "cmdline"),
 )  # fmt: skip
+# Not those that follow an app's log: what an app prints is its owner's, and may be anything.
+_UNITS = ("nitrokit-enclave-*", "nitrokit-vsock-proxy-*", "nitro-enclaves-allocator.service")
 _COMMANDS: Dict[str, List[str]] = {
     "nitro-cli-version": ["nitro-cli", "--version"],
     "describe-enclaves": ["nitro-cli", "describe-enclaves"],
-    "journal": ["journalctl", "--no-pager", "--lines", "2000", "--unit", "nitrokit-*", "--unit", "nitro-enclaves-allocator.service"],
-    "units": ["systemctl", "--no-pager", "status", "nitrokit-*", "nitro-enclaves-allocator.service"],
+    "journal": ["journalctl", "--no-pager", "--lines", "2000", *(word for unit in _UNITS for word in ("--unit", unit))],
+    "units": ["systemctl", "--no-pager", "--lines", "0", "status", *_UNITS],
     "packages": ["rpm", "--query", "aws-nitro-enclaves-cli", "aws-nitro-enclaves-cli-devel", "amazon-ssm-agent", "kernel"],
     "disk": ["df", "--human-readable"],
     "cpus": ["lscpu"],
     "kernel": ["uname", "--all"],
 }
 _SECRETS = (
-    # Access keys, session tokens, passwords, signed addresses (IAM User Guide "IAM identifiers"; Signature Version 4 query parameters).
+    # Access keys, session tokens, passwords, signed addresses (IAM User Guide "IAM identifiers"; Signature Version 4 query parameters); quotes may be escaped, as in JSON inside JSON.
     re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,20}\b"),
     re.compile(
-        r"(?i)((?:secret|token|password|passwd|credential|signature|authorization|private.?key)[\w.-]*[\"']?\s*[:=]\s*[\"']?)[^\s\"',;&]+"
+        r"(?i)((?:secret|token|password|passwd|credential|signature|authorization|private.?key)[\w.-]*[\\\"']*\s*[:=]\s*[\\\"']*(?:(?:bearer|basic)\s+)?)[^\s\\\"',;&]+"
     ),
+    re.compile(r"(?i)(--[\w-]*(?:secret|token|password)[\w-]*\s+)\S+"),
+    re.compile(r"(://[^/\s:@]*:)[^/\s@]+(?=@)"),
+    # Tokens known by their beginning: session tokens, JSON Web Tokens.
+    re.compile(r"\b(?:IQoJ|FwoG|FQoG|eyJ)[\w+/=.-]{8,}"),
     re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
 )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Set
 
 from nitrokit.host import config as configuration
+from nitrokit.host import units
 from nitrokit.host.commands import run
 from nitrokit.host.config import FOLDER, STATE, AgentError, Config, Proxy
 from nitrokit.host.files import read_state, remove, write_atomically
@@ -70,6 +71,6 @@ def _unit(proxy: Proxy, allowlist: Path) -> str:
         f"[Unit]\nDescription=vsock-proxy to {proxy.host} for enclaves\nAfter=network-online.target\nWants=network-online.target\nStartLimitIntervalSec=0\n\n"
         f"[Service]\nType=simple\n"
         f"ExecStart=/usr/bin/vsock-proxy --num_workers {_WORKERS} --config {allowlist} {proxy.vsock_port} {proxy.host} {proxy.port}\n"
-        "Restart=always\nRestartSec=1\nNoNewPrivileges=yes\nProtectSystem=strict\nProtectHome=yes\nPrivateTmp=yes\n\n"
+        f"Restart=always\nRestartSec=1\n{units.NEVER_GIVEN_UP}NoNewPrivileges=yes\nProtectSystem=strict\nProtectHome=yes\nPrivateTmp=yes\n\n"
         "[Install]\nWantedBy=multi-user.target\n"
     )

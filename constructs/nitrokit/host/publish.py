@@ -79,11 +79,15 @@ class Publisher:
         self._said: Optional[str] = None
         self._metrics_at = self._state_at = -_STATE_EVERY
 
-    def healthy(self, state: Dict[str, Any]) -> None:
-        """The enclave is up."""
+    def healthy(self, state: Dict[str, Any], *, wanted: bool) -> None:
+        """The enclave is up; ``wanted``: it is what was deployed last."""
         values = {"EnclaveHealthy": 1.0, "AppRestarts": float(state.get("restarts", 0))}
         enclave = state["enclave"]
-        self._say({"status": "running", "enclave_id": enclave["EnclaveID"], "image": self._config.measurements["PCR0"]}, values)
+        told = {"enclave_id": enclave["EnclaveID"], "image": self._config.measurements["PCR0"]}
+        if wanted:
+            self._say({"status": "running", **told}, values)
+        else:
+            self._say({"status": "outdated", "reason": "another configuration was deployed than the one that runs", **told}, values)
 
     def unhealthy(self, error: AgentError) -> None:
         """It is not."""

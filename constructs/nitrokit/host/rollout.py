@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any, Dict, Optional
 
 from nitrokit.host import config as configuration
-from nitrokit.host import health, images, launch, outcome, units
+from nitrokit.host import health, images, launch, outcome, publish, units
 from nitrokit.host.commands import run
 from nitrokit.host.config import AgentError, Config
 from nitrokit.host.files import remove, write_atomically
 from nitrokit.host.proxies import remove_unused
-from nitrokit.host.supervise import own_digest
+from nitrokit.host.supervise import configured, own_digest
 
 
 def run_enclave(config: Config) -> Dict[str, Any]:
@@ -25,8 +25,7 @@ def run_enclave(config: Config) -> Dict[str, Any]:
         if last.agent != own_digest():
             run(["systemctl", "reload", units.enclave_unit(config.name)], "handing the enclave to the new agent", "run")
         return {"started": False, "enclave_id": last.enclave_id}
-    _restart(config)
-    done = _judge(config, outcome.digest_of(text))
+    done = _begin(config, "restart")
     remove_unused()
     return {"started": True, "enclave_id": done.enclave_id}
 
@@ -38,22 +37,27 @@ def check(config: Config) -> Dict[str, Any]:
     return {"status": "healthy", "enclave_id": state["enclave"]["EnclaveID"], "attested": attested}
 
 
-def drain(name: str) -> Dict[str, Any]:
+def drain(config: Config) -> Dict[str, Any]:
     """End the enclave, also over reboots, until ``resume``. Raises AgentError."""
-    unit = units.enclave_unit(name)
+    unit = units.enclave_unit(config.name)
     run(["systemctl", "disable", "--now", unit], "draining the enclave", "drain", timeout=units.STARTS_WITHIN)
-    return {"drained": True, "ended": launch.end(name)}
+    ended = launch.end(config.name)
+    publish.state(config, {"status": "drained"})
+    return {"drained": True, "ended": ended}
 
 
 def resume(config: Config) -> Dict[str, Any]:
     """Run again what was drained. Raises AgentError."""
-    run(["systemctl", "enable", "--now", units.enclave_unit(config.name)], "resuming the enclave", "resume", timeout=units.STARTS_WITHIN)
+    unit = units.enclave_unit(config.name)
+    run(["systemctl", "enable", unit], "resuming the enclave", "resume")
+    if not units.is_active(unit):
+        _begin(config, "start")
     return check(config)
 
 
 def rotate(config: Config) -> Dict[str, Any]:
     """A fresh enclave of the same image: new keys, empty memory. Raises AgentError."""
-    run(["systemctl", "restart", units.enclave_unit(config.name)], "restarting the enclave", "rotate", timeout=units.STARTS_WITHIN)
+    _begin(config, "restart")
     return check(config)
 
 
@@ -73,13 +77,16 @@ def _is_done(config: Config, last: outcome.Outcome, text: str) -> bool:
     return any(launch.is_right(one, config) and one.get("EnclaveID") == last.enclave_id for one in launch.running())
 
 
-def _restart(config: Config) -> None:
+def _begin(config: Config, verb: str) -> outcome.Outcome:
+    """Have systemd start or restart the unit, and hear from the unit how it went: systemd knows no cause."""
+    digest = outcome.digest_of(configured(config.name, "current"))
     remove(config.state / "outcome.json")
     try:
-        run(["systemctl", "restart", units.enclave_unit(config.name)], "starting the enclave", "run", timeout=units.STARTS_WITHIN + 60)
+        run(["systemctl", verb, units.enclave_unit(config.name)], "starting the enclave", "run", timeout=units.STARTS_WITHIN + 60)
     except AgentError:
         if outcome.read(config) is None:
             raise
+    return _judge(config, digest)
 
 
 def _judge(config: Config, digest: str) -> outcome.Outcome:

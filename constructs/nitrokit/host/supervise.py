@@ -16,6 +16,7 @@ from typing import Any, Dict, NoReturn, Optional
 
 from nitrokit.host import health, launch, outcome, publish
 from nitrokit.host.config import STATE, AgentError, Config, check_name, parse
+from nitrokit.host.config import path as configuration_path
 from nitrokit.host.files import write_atomically
 from nitrokit.host.images import sha256
 from nitrokit.host.notify import notify
@@ -40,7 +41,7 @@ def serve(name: str) -> NoReturn:
     try:
         state = _start(check_name(name))
         notify(f"READY=1\nSTATUS=enclave {state['enclave']['EnclaveID']}")
-        _watch(parse(_read(name, "current")))
+        _watch(parse(configured(name, "current")))
     except _Stop:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         notify("STOPPING=1")
@@ -53,7 +54,7 @@ def serve(name: str) -> NoReturn:
 
 
 def _start(name: str) -> Dict[str, Any]:
-    text, good = _read(name, "current"), _read(name, "good")
+    text, good = configured(name, "current"), configured(name, "good")
     config, digest = parse(text), outcome.digest_of(text)
     try:
         state = _bring_up(config)
@@ -102,7 +103,7 @@ def _watch(config: Config) -> NoReturn:
         try:
             state = health.probe(config)
             misses = 0
-            publisher.healthy(state)
+            publisher.healthy(state, wanted=_is_wanted(config.name))
         except AgentError as error:
             misses += 1
             publisher.unhealthy(error)
@@ -112,13 +113,22 @@ def _watch(config: Config) -> NoReturn:
         time.sleep(_EVERY)
 
 
+def _is_wanted(name: str) -> bool:
+    """Whether what runs is what was deployed last: not after a roll-back, nor until the run step of an update."""
+    try:
+        return configuration_path(name).read_text() == configured(name, "current")
+    except (OSError, AgentError):
+        return False
+
+
 def own_digest() -> str:
     """Of the agent that runs: another one on the disk makes a reload worth while."""
     path = Path(sys.argv[0])
     return sha256(path) if path.is_file() else ""
 
 
-def _read(name: str, which: str) -> str:
+def configured(name: str, which: str) -> str:
+    """The text of ``which``: "current", or "good", which is "" where nothing was healthy yet. Raises AgentError."""
     path = STATE / name / f"{which}.json"
     try:
         return path.read_text()

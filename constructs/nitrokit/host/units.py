@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import List
@@ -13,9 +12,11 @@ from nitrokit.host.files import remove, write_atomically
 
 FOLDER = Path("/etc/systemd/system")
 _ENCLAVE, _LOGS = "nitrokit-enclave-", "nitrokit-logs-"
-_AGENT = "/opt/nitrokit/agent.pyz"
-STARTS_WITHIN = 1200.0
-"""Two boots with their time-outs (180 s each at least), health, and the same for the image that is gone back to."""
+_AGENT, _PYTHON = "/opt/nitrokit/agent.pyz", Path("/opt/nitrokit/python3")
+STARTS_WITHIN = 2400.0
+"""Three boots (240 s each): of an enclave that hangs, of a fresh one, and of the image that is gone back to, each with up to ten minutes until it is healthy."""
+NEVER_GIVEN_UP = "StartLimitInterval=0\n"
+"""Of [Service], for Amazon Linux 2: systemd 219 does not know [Unit]'s StartLimitIntervalSec yet (systemd NEWS, 230)."""
 
 
 def enclave_unit(name: str) -> str:
@@ -80,10 +81,9 @@ def _enclave(config: Config) -> str:
         "StartLimitIntervalSec=0\n\n"
         "[Service]\nType=notify\nNotifyAccess=main\n"
         f"ExecStart={_command('serve', config.name)}\nExecReload=/bin/kill -HUP $MAINPID\n"
-        f"{_environment()}"
         f"Restart=always\nRestartSec=2\nWatchdogSec=180\nTimeoutStartSec={STARTS_WITHIN:.0f}\nTimeoutStopSec=90\n"
         # The enclave's own process outlives an agent that crashed, which finds it again.
-        "KillMode=process\nProtectHome=yes\nNoNewPrivileges=yes\n\n"
+        f"{NEVER_GIVEN_UP}KillMode=process\nProtectHome=yes\nNoNewPrivileges=yes\n\n"
         "[Install]\nWantedBy=multi-user.target\n"
     )
 
@@ -92,18 +92,12 @@ def _logs(config: Config) -> str:
     unit = enclave_unit(config.name)
     return (
         f"[Unit]\nDescription=Log of the enclave {config.name}\nPartOf={unit}\nAfter={unit}\nStartLimitIntervalSec=0\n\n"
-        f"[Service]\nType=simple\nExecStart={_command('follow', config.name)}\n{_environment()}"
-        f"SyslogIdentifier=enclave-{config.name}\nRestart=on-failure\nRestartSec=2\n"
+        f"[Service]\nType=simple\nExecStart={_command('follow', config.name)}\n"
+        f"SyslogIdentifier=enclave-{config.name}\nRestart=on-failure\nRestartSec=2\n{NEVER_GIVEN_UP}"
         "ProtectHome=yes\nProtectSystem=full\nPrivateTmp=yes\nNoNewPrivileges=yes\n"
     )
 
 
 def _command(command: str, name: str) -> str:
-    return f"{sys.executable} {_AGENT} {command} --enclave {name}"
-
-
-def _environment() -> str:
-    """What Systems Manager says of the instance, for the units too."""
-    region = os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_SSM_REGION_NAME", "")
-    values = {"AWS_DEFAULT_REGION": region, "AWS_SSM_INSTANCE_ID": os.environ.get("AWS_SSM_INSTANCE_ID", "")}
-    return "".join(f"Environment={name}={value}\n" for name, value in values.items() if value)
+    # The same whoever runs the agent: a unit that changed would start its enclave again.
+    return f"{_PYTHON if _PYTHON.exists() else sys.executable} {_AGENT} {command} --enclave {name}"

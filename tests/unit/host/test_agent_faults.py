@@ -597,9 +597,12 @@ def test_diagnostics_hold_what_helps_and_no_secret(parent, tmp_path):
     log = parent.folder / "var/log/nitro_enclaves/nitro_enclaves.log"
     log.parent.mkdir(parents=True)
     secrets = ["AKIAABCDEFGHIJKLMNOP", "wJalrXUtnFEMI", "FwoGZXIvYXdzE", "hunter2", "MIIEpAIBAAKCAQEA", "0123abcdsigned"]
+    secrets += ["b3BlbnNlc2FtZQ", "hunter3", "hunter4", "eyJhbGciOiJIUzI1NiJ9", "IQoJb3JpZ2luX2VjE", "hunter5", "K7MDENGbPxRfiCYEXAMPLEKEY"]
     log.write_text(
         f'starting\nkey {secrets[0]}\naws_secret_access_key = {secrets[1]}\nAWS_SESSION_TOKEN={secrets[2]}\n"password": "{secrets[3]}"\n'
         f"-----BEGIN RSA PRIVATE KEY-----\n{secrets[4]}\n-----END RSA PRIVATE KEY-----\nhttps://bucket/x?X-Amz-Signature={secrets[5]}&y=1\nE29 happened\n"
+        f"Authorization: Bearer {secrets[6]}\nhttps://user:{secrets[7]}@host/\ndocker login --password {secrets[8]} registry\njwt {secrets[9]}.e30.c2ln\nheader {secrets[10]}//wEaCXVz\n"
+        f'got: {{\\"password\\": \\"{secrets[11]}\\"}}\nSecretAccessKey\\\\\\": \\\\\\"{secrets[12]}\n'
     )
     archive = json.loads(parent.agent("diagnose --upload s3://bucket/support/").stdout)
     assert any(line.startswith("aws s3 cp --only-show-errors /var/lib/nitrokit/diagnostics/nitrokit-") for line in parent.log)

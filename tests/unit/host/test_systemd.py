@@ -1,10 +1,11 @@
 """The agent under a real systemd: the unit keeps an enclave up, goes back to the last good image, and survives kills and losses of power."""
 
 import json
+import tarfile
 import time
 
 import pytest
-from fakeparent import AGENT, BROKEN, STEPS, configuration, pcrs
+from fakeparent import AGENT, BROKEN, PYTHON, STEPS, configuration, pcrs
 
 from nitrokit.host.renderer import render_document
 
@@ -81,6 +82,72 @@ def test_an_update_that_fails_goes_back_and_fails_the_step(parent, mark, fault, 
     parent.up()
     assert _runs(parent, "00")
     assert _launches(parent) <= before + 1
+
+
+def _published(parent):
+    """What was told of the enclave's state last: the parameter's value and the compliance item."""
+    told = [json.loads(line) for line in (parent.folder / "var/fake/published").read_text().splitlines() if line.startswith("{")]
+    values = [json.loads(one["Value"]) for one in told if "Value" in one]
+    items = [one["Items"][0] for one in told if "Items" in one]
+    return (values[-1]["status"], items[-1]["Status"]) if values and items else None
+
+
+def test_what_runs_is_compliant_only_when_it_is_what_was_deployed_last(parent):
+    """Also after a roll-back, in which a healthy enclave runs that nobody wants."""
+    here = {"SSM_Config": configuration(parameter="/p"), "AWS_SSM_INSTANCE_ID": "i-1"}
+    for step in STEPS:
+        assert parent.agent(f"{step} --enclave hello", **here).returncode == 0
+    _wait(lambda: _published(parent) == ("running", "COMPLIANT"))
+    here["SSM_Config"] = configuration(BROKEN, parameter="/p")
+    assert [parent.agent(f"{step} --enclave hello", **here).returncode for step in STEPS[:5]] == [0, 0, 0, 0, 1]
+    assert _published(parent)[1] == "NON_COMPLIANT"
+    parent.run("systemctl restart nitrokit-enclave-hello")
+    _wait(lambda: _published(parent) == ("outdated", "NON_COMPLIANT"))
+    assert _runs(parent, "00")
+    parent.agent("drain --enclave hello")
+    assert _published(parent) == ("drained", "NON_COMPLIANT")
+
+
+def test_who_repeats_a_step_by_hand_need_not_say_where_he_is_and_disturbs_nothing(parent):
+    here = {"SSM_Config": configuration(parameter="/p"), "AWS_SSM_INSTANCE_ID": "i-1", "AWS_DEFAULT_REGION": "eu-west-1"}
+    for step in STEPS:
+        assert parent.agent(f"{step} --enclave hello", **here).returncode == 0
+    before = parent.enclaves()
+    asks = "import os; print(os.environ.get('AWS_DEFAULT_REGION'), file=open('/var/fake/region', 'w'))"
+    parent.program("aws", f'#!/bin/sh\n/usr/bin/python3 -S -c "{asks}"; [ "$1" != ssm ] || {{ cat; echo; }} >> /var/fake/published\n')
+    by_hand = f"env --unset AWS_DEFAULT_REGION --unset AWS_SSM_INSTANCE_ID {PYTHON} /opt/nitrokit/agent.pyz"
+    done = parent.run(f"{by_hand} run --enclave hello")
+    assert json.loads(done.stdout) == {"started": False, "enclave_id": before[0]["EnclaveID"]}
+    assert parent.enclaves() == before
+    assert parent.run(f"{by_hand} drain --enclave hello").returncode == 0
+    assert (parent.folder / "var/fake/region").read_text() == "eu-west-1\n"
+    assert _published(parent) == ("drained", "NON_COMPLIANT")
+
+
+def test_a_hung_agent_is_killed_by_the_watchdog_and_finds_its_enclave_again(parent):
+    parent.up(steps=STEPS[:4])
+    drop_in = parent.folder / "etc/systemd/system/nitrokit-enclave-hello.service.d/sooner.conf"
+    drop_in.parent.mkdir()
+    drop_in.write_text("[Service]\nWatchdogSec=10\n")
+    before = parent.up(steps=STEPS[4:])["enclave_id"]
+    assert _unit(parent, "WatchdogUSec") == "10s"
+    parent.run("kill -STOP " + _unit(parent, "MainPID"))
+    _wait(lambda: _unit(parent, "NRestarts") != "0" and _unit(parent, "ActiveState") == "active", 120)
+    assert [one["EnclaveID"] for one in parent.enclaves()] == [before]
+    assert "watchdog" in parent.run("journalctl --no-pager --output cat --unit nitrokit-enclave-hello").stdout.lower()
+
+
+@pytest.mark.parametrize("action", ["rotate", "resume"])
+def test_what_keeps_a_fresh_enclave_from_running_is_told(parent, action):
+    parent.up()
+    if action == "resume":
+        _operate(parent, "drain")
+    parent.fault("run", "E27")
+    refused = parent.agent(f"{action} --enclave hello")
+    assert refused.returncode == 1
+    assert "[ E27 ]" in refused.stderr
+    parent.fault("run")
+    _wait(lambda: _unit(parent, "ActiveState") == "active")
 
 
 def test_a_first_image_that_fails_is_tried_until_it_comes_up(parent):
@@ -262,3 +329,9 @@ def test_what_the_app_prints_comes_into_the_journal_and_to_cloudwatch(parent):
     sent = (parent.folder / "var/fake/published").read_text()
     assert '"message": "third"' in sent
     assert any("EnclaveHealthy" in line for line in sent.splitlines())
+    # It is the app's own: an archive for support has nothing of it.
+    archive = json.loads(parent.agent("diagnose").stdout)["archive"]
+    with tarfile.open(parent.folder / archive.lstrip("/")) as bundle:
+        texts = {name: file.read().decode() for name in bundle.getnames() if (file := bundle.extractfile(name))}
+    assert "nitrokit-enclave-hello.service" in texts["commands/units.txt"]
+    assert [name for name, text in texts.items() if "third" in text] == []
