@@ -29,5 +29,5 @@ def test_importing_nitrokit_is_cheap():
 
 
 def test_the_cli_imports_neither_aws_cdk_nor_moto_nor_boto3():
-    code = "import sys, nitrokit.cli.__main__; print(*[name for name in ('aws_cdk', 'jsii', 'moto', 'boto3', 'cryptography') if name in sys.modules])"
+    code = "import sys, nitrokit.cli.commands; print(*[name for name in ('aws_cdk', 'jsii', 'moto', 'boto3', 'cryptography') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []

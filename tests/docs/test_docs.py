@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from nitrokit.cli.__main__ import app
+from nitrokit.cli.commands import app
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "constructs" / "nitrokit"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nitrokit.cli.output import JsonOption, result
+from nitrokit.cli.output import JsonOption, printable, result
 from nitrokit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -61,18 +61,21 @@ def _sets(document: Any) -> list[dict[str, Any]]:
 
 
 def _print(verdict: str, found: Sequence[Finding], sets: Sequence[dict[str, Any]]) -> None:
-    print(f"{verdict}  {len(found)} findings" if found else f"{verdict}  no way round the attestation")
+    print("\n".join(map(printable, _lines(verdict, found, sets))))
+
+
+def _lines(verdict: str, found: Sequence[Finding], sets: Sequence[dict[str, Any]]) -> Iterator[str]:
+    yield f"{verdict}  {len(found)} findings" if found else f"{verdict}  no way round the attestation"
     for entry in sets:
         pcrs = ", ".join(f"{name} {'|'.join(value[:12] for value in values)}…" for name, values in entry["pcrs"].items())
         until = f" until {entry['until']}" + (" (past: retire it)" if entry["past"] else "") if entry["until"] else ""
-        print(f"  opens for {pcrs}{until} ({entry['statement']})")
+        yield f"  opens for {pcrs}{until} ({entry['statement']})"
     for one in found:
-        print(f"\n{one.severity.name} {one.id}" + (f" in {one.statement}" if one.statement else ""))
-        print(f"  why      {one.reason}")
-        for name, values in (("who", one.principals), ("actions", one.actions)):
-            if values:
-                print(f"  {name:<8} {', '.join(values)}")
-        print(f"  do this  {one.fix}")
+        yield ""
+        yield f"{one.severity.name} {one.id}" + (f" in {one.statement}" if one.statement else "")
+        yield f"  why      {one.reason}"
+        yield from (f"  {name:<8} {', '.join(values)}" for name, values in (("who", one.principals), ("actions", one.actions)) if values)
+        yield f"  do this  {one.fix}"
 
 
 def _read(path: Path) -> bytes:

@@ -14,13 +14,15 @@ def print_report(report: Report) -> None:
     console = Console(highlight=False)
     console.print()
     if report.image:
-        console.print(f"[bold]Image[/bold] {report.image['name']}, {report.image['size']:,} bytes; {escape(report.image['kernel'])}")
+        console.print(
+            f"[bold]Image[/bold] {report.image['name']}, {report.image['size']:,} bytes; {escape(report.image['kernel'])}", soft_wrap=True
+        )
         for name, value in report.image["pcrs"].items():
             changed = report.image["tampered_pcrs"].get(name)
             console.print(f"  {name} {value}", soft_wrap=True)
             if changed != value:
                 console.print(f"  [dim]{' ' * len(name)} {changed}  with one byte of the app changed[/dim]", soft_wrap=True)
-    console.print(f"[bold]Runner[/bold] {escape(report.runner)}")
+    console.print(f"[bold]Runner[/bold] {escape(report.runner)}", soft_wrap=True)
     console.print(_table(report))
     total = report.seconds.get("total", 0.0)
     if report.ok:

@@ -67,7 +67,7 @@ def _in_json(text: bytes, label: str) -> Iterator[tuple[str, bytes]]:
     todo: list[tuple[str, Any]] = [("$", value)]
     while todo:
         path, one = todo.pop(0)
-        if isinstance(one, str) and (found := _decoded(one.encode())):
+        if isinstance(one, str) and (found := _decoded(one.encode(errors="replace"))):
             yield path, found
         elif isinstance(one, list) and (found := _octets(one)):
             yield path, found

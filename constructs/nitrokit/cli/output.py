@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -35,9 +36,14 @@ def talk(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+def wants_json() -> bool:
+    """Whether ``--json`` stands anywhere: an error is told before, or in spite of, what the arguments mean."""
+    return "--json" in sys.argv
+
+
 def fail(error: NitrokitError) -> int:
-    """Print an error (what, got, expected, what to do) and return its exit code. With ``--json`` anywhere, as JSON on stderr."""
-    if "--json" in sys.argv:
+    """Print an error (what, got, expected, what to do) and return its exit code. With ``--json`` as JSON on stderr."""
+    if wants_json():
         print(json.dumps({"error": error.as_dict()}, indent=2), file=sys.stderr)
         return error.exit_code
     print(f"error: {printable(error.what)} [{error.code}]", file=sys.stderr)
@@ -45,6 +51,15 @@ def fail(error: NitrokitError) -> int:
         if value is not None:
             print(f"  {label + ':':<10}{printable(str(value))}", file=sys.stderr)
     return error.exit_code
+
+
+def drop_unwritten() -> None:
+    """What stdout and stderr do not take is not tried again at exit, where Python would tell of a failure of its own."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Steps:
@@ -61,11 +76,13 @@ class Steps:
     @contextmanager
     def step(self, title: str) -> Iterator[None]:
         """One step: its time is kept in ``seconds``; a failing step is marked and the error goes on."""
-        started, self._title = time.monotonic(), title
+        from rich.markup import escape
+
+        started, self._title = time.monotonic(), escape(printable(title))
         mark = "[red]✗[/red]"
         try:
             if self._console.is_terminal:
-                with self._console.status(title) as self._status:
+                with self._console.status(self._title) as self._status:
                     yield
             else:
                 yield
@@ -73,7 +90,7 @@ class Steps:
         finally:
             self._status = None
             self.seconds[title] = time.monotonic() - started
-            self._console.print(f"{mark} {title} [dim]{self.seconds[title]:.1f} s[/dim]")
+            self._console.print(f"{mark} {self._title} [dim]{self.seconds[title]:.1f} s[/dim]", soft_wrap=True)
 
     def note(self, message: str) -> None:
         """A detail of the running step, behind the spinner of a terminal; a log does not need it."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nitrokit.cli.output import JsonOption, result
+from nitrokit.cli.output import JsonOption, printable, result
 from nitrokit.cli.trust import read_certificate, trust_anchor
 from nitrokit.errors import NitrokitError, UsageError
 
@@ -77,7 +77,7 @@ def _print(found: list[Evidence], as_json: bool) -> None:
     verdict = FAIL if failed else found[0].verdict
 
     def human() -> None:
-        print("\n\n".join("\n".join(one.lines()) for one in found))
+        print("\n\n".join("\n".join(map(printable, one.lines())) for one in found))
 
     result({"verdict": verdict, "documents": [one.as_dict() for one in found]}, as_json=as_json, human=human)
     if failed:

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -138,7 +137,6 @@ def _bwrap_only(tmp_path):
 
 
 def test_local_up_prints_the_environment_and_ends_cleanly(tmp_path):
-    before = set(Path("/tmp").glob("nk-*"))
     with subprocess.Popen(
         [sys.executable, "-u", "-m", "nitrokit.cli", "local", "up", "--runner", "process"],
         stdout=subprocess.PIPE,
@@ -147,12 +145,15 @@ def test_local_up_prints_the_environment_and_ends_cleanly(tmp_path):
         cwd=ROOT,
     ) as process:
         assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(4)]
+        lines = [process.stdout.readline()]
+        while lines[-1] and not lines[-1].startswith("# cdk: "):
+            lines.append(process.stdout.readline())
         assert any(line.startswith("export AWS_ENDPOINT_URL='http://localhost:") for line in lines)
-        time.sleep(0.2)
+        work = Path(lines[-1].partition("trustAnchor=")[2].split()[0]).parent
+        assert work.is_dir()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20) == 130
-    assert set(Path("/tmp").glob("nk-*")) <= before
+        assert process.wait(timeout=120) == 130
+    assert not work.exists()
 
 
 def test_doctor_speaks_json():
