@@ -8,17 +8,26 @@ from aws_cdk import Duration
 from aws_cdk import aws_cloudwatch as cloudwatch
 from constructs import Construct
 
-from nitrokit.cdk.attestation_monitor import AttestationMonitor
+from nitrokit.cdk.attestation_monitor import NAMESPACE, SERVICE, AttestationMonitor
 from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
 from nitrokit.cdk.enclave_fleet import EnclaveFleet
 from nitrokit.cdk.enclave_host import EnclaveHost
+from nitrokit.core.reference_values import ReferenceValues
 
-_NAMESPACE = "Nitrokit"  # of the host agent (nitrokit.host.cloudwatch)
 _WIDTH = 12
+_COUNTS = {"EnclavesPassed": "as locked", "EnclavesFailed": "drift", "EnclavesUnreachable": "not reachable"}
+_REASONS = (
+    "fields @timestamp, verdict, run_id, failures.0.enclave, failures.0.instance_id, failures.0.code, failures.0.reason",
+    'filter message = "checked"',
+    "sort @timestamp desc",
+    "limit 20",
+)
+"""Over the log of check_enclaves (CloudWatch Logs User Guide, "Supported logs and discovered fields": JSON arrays by index)."""
 
 
 class EnclaveDashboard(Construct):
-    """The state of all alarms, then for each enclave its attestation and its health as the host agent tells it, then the parents.
+    """The state of all alarms; what is locked, and until when older sets are accepted; for each enclave its attestation, how many of it are as locked, and its health as the host agent tells it;
+    what disagreed and why; then the parents. What the attestation report shows too, as it changes.
 
     - ``monitors``: whose verdicts and alarms are shown. ``bootstraps``: the enclaves; ``parents``: their hosts and fleets. Default: none of each.
     - ``alarms``: further ones; default none.
@@ -42,18 +51,46 @@ class EnclaveDashboard(Construct):
         shown = [*alarms, *(alarm for monitor in monitors for alarm in monitor.alarms)]
         if shown:
             self.dashboard.add_widgets(cloudwatch.AlarmStatusWidget(title="Alarms", alarms=shown, width=2 * _WIDTH))
+        locked = {one.image.name: one.image.reference_values for one in bootstraps}
+        if locked:
+            text = "\n\n".join(_locked(name, values) for name, values in sorted(locked.items()))
+            self.dashboard.add_widgets(cloudwatch.TextWidget(markdown=text, width=2 * _WIDTH, height=2 + 2 * len(locked)))
         verdicts = [metric.with_(label=name) for monitor in monitors for name, metric in monitor.metrics.items()]
         health = [self._health(name) for name in sorted({bootstrap.image.name for bootstrap in bootstraps})]
         self._graph(
             "Attested: 1 where every host proves the locked image", verdicts, "Healthy: 0 where a host's agent says otherwise", health
         )
+        for monitor in monitors:
+            self._add_checks(monitor)
         fleets = [one.metric_in_service().with_(label=one.node.id) for one in parents if isinstance(one, EnclaveFleet)]
         hosts = [one.metric_cpu_utilization().with_(label=one.node.id) for one in parents if isinstance(one, EnclaveHost)]
         self._graph("Fleets: instances in service", fleets, "Hosts: CPU of the parent, %", hosts)
 
+    def _add_checks(self, monitor: AttestationMonitor) -> None:
+        """How many enclaves passed, and what the last checks found."""
+        counts = [
+            cloudwatch.Metric(
+                namespace=NAMESPACE,
+                metric_name=metric,
+                dimensions_map={"service": SERVICE, "Enclave": enclave},
+                statistic="Maximum",
+                period=self._period,
+                label=f"{enclave}: {words}",
+            )
+            for enclave in monitor.metrics
+            for metric, words in _COUNTS.items()
+        ]
+        reasons = cloudwatch.LogQueryWidget(
+            title="Checks, and the first disagreement of each",
+            log_group_names=[monitor.function.log_group.log_group_name],
+            query_lines=list(_REASONS),
+            width=_WIDTH,
+        )
+        self.dashboard.add_widgets(cloudwatch.GraphWidget(title="Enclaves by what they proved", left=counts, width=_WIDTH), reasons)
+
     def _health(self, enclave: str) -> cloudwatch.Metric:
         return cloudwatch.Metric(
-            namespace=_NAMESPACE,
+            namespace=NAMESPACE,
             metric_name="EnclaveHealthy",
             dimensions_map={"Enclave": enclave},
             statistic="Minimum",
@@ -70,3 +107,9 @@ class EnclaveDashboard(Construct):
         ]
         if widgets:
             self.dashboard.add_widgets(*widgets)
+
+
+def _locked(name: str, values: ReferenceValues) -> str:
+    """Markdown: an image's sets, by PCR0."""
+    old = [f"until {one.retire_after:%Y-%m-%d %H:%M} UTC: `{one.measurements.pcr0.hex()}`" for one in values.retiring]
+    return "  \n".join([f"**{name}** is locked to PCR0 `{values.current.pcr0.hex()}`", *old])

@@ -55,7 +55,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
             FunctionName=context.function_name, InvocationType="Event", Payload=json.dumps({CONTINUE: True}).encode()
         )
     answer = summary(status, state)
-    logger.info("checked", **{name: answer[name] for name in ("status", "run_id", "verdict", "totals")})
+    logger.info("checked", **{name: answer[name] for name in ("status", "run_id", "verdict", "totals", "failures")})
     return answer
 
 

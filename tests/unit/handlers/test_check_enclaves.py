@@ -108,6 +108,14 @@ def test_a_run_answers_emits_and_tells_what_changed_once(deployed, honest, capsy
     json.dumps(answer)
 
 
+def test_why_somebody_did_not_pass_is_in_the_log_for_the_dashboard(deployed, caplog):
+    caplog.set_level("INFO")
+    deployed.invoke({instance(0): lambda nonce: "nothing"})
+    (line,) = [one for one in caplog.records if one.message == "checked"]
+    assert (line.verdict, line.failures[0]["instance_id"], line.failures[0]["enclave"]) == ("UNREACHABLE", instance(0), "hello")
+    assert "nothing" in line.failures[0]["reason"]
+
+
 def test_a_fleet_without_hosts_has_proven_nothing(deployed, capsys):
     assert deployed.invoke({})["verdict"] == "UNREACHABLE"
     assert _metrics(capsys)["AttestationPassed"] == 0
