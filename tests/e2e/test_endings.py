@@ -1,11 +1,13 @@
 """However the demo ends, nothing of it goes on running; and two of them do not meet."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,17 +20,6 @@ def _start(stderr):
     environment = {**os.environ, "PATH": os.pathsep.join([str(ROOT / "node_modules/.bin"), os.environ["PATH"]])}
     command = [sys.executable, "-m", "nitrokit.cli", "local", "demo", "--runner", "process", "--json"]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True)
-
-
-def _folder_of(started):
-    """The work folder of the demo that was started then."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        for folder in Path("/tmp").glob("nk-*"):
-            if folder.stat().st_mtime >= started:
-                return folder
-        time.sleep(0.1)
-    raise AssertionError("the demo made no work folder")
 
 
 def _users_of(folder):
@@ -44,35 +35,44 @@ def _users_of(folder):
 
 
 def _wait_for(condition, seconds):
+    """What the condition gives, once it is true; None where it is not in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if condition():
-            return True
+        if found := condition():
+            return found
         time.sleep(0.2)
-    return False
+    return None
 
 
-def _enclave_runs(folder):
-    return any(
-        b"bwrap" in (Path("/proc") / user / "cmdline").read_bytes() and b"/run/vsock/0" in (Path("/proc") / user / "cmdline").read_bytes()
-        for user in _users_of(folder)
-    )
+def _descendants(process):
+    """Command lines of what a process started, in any thread, and of what that did."""
+    with suppress(OSError):  # one that ended meanwhile
+        for thread in Path(f"/proc/{process}/task").iterdir():
+            for child in (thread / "children").read_text().split():
+                yield Path(f"/proc/{child}/cmdline").read_bytes().decode(errors="replace")
+                yield from _descendants(child)
+
+
+def _work_folder(process):
+    """The demo's folder, once its enclave runs."""
+    for command in _descendants(process.pid):
+        if "bwrap" in command and "/run/vsock/0" in command and (found := re.search("/tmp/nk-[^/\0]+", command)):
+            return Path(found[0])
+    return None
 
 
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)], ids=["Ctrl-C", "SIGTERM", "kill -9"]
 )
 def test_an_interrupted_demo_leaves_nothing_running(number, code, tmp_path):
-    started = time.time()
     with (tmp_path / "stderr").open("w") as stderr:
         process = _start(stderr)
-    folder = _folder_of(started)
-    assert _wait_for(lambda: _enclave_runs(folder), 120), (tmp_path / "stderr").read_text()
+    folder = _wait_for(lambda: _work_folder(process), 200)
+    assert folder, (tmp_path / "stderr").read_text()
     process.send_signal(number)
-    assert process.wait(timeout=40) == code
-    assert _wait_for(lambda: not _users_of(folder), 20), _users_of(folder)
-    text = (tmp_path / "stderr").read_text()
-    assert "Traceback" not in text
+    assert process.wait(timeout=60) == code
+    assert _wait_for(lambda: not _users_of(folder), 60), _users_of(folder)
+    assert "Traceback" not in (tmp_path / "stderr").read_text()
     if number == signal.SIGKILL:
         shutil.rmtree(folder)
     assert not folder.exists()

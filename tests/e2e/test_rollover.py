@@ -73,7 +73,7 @@ class _Project:
     def _make_reader(self):
         """Credentials that may do what `nitrokit gate --iam-policy` prints, and nothing else."""
         arn = self.local.create_role("gate")
-        policy = json.dumps(access_policy(stack="Rollover"))
+        policy = json.dumps(access_policy("Rollover"))
         self.local.client("iam").put_role_policy(RoleName="gate", PolicyName="gate", PolicyDocument=policy)
         return self.local._cloud.identities.for_role(arn, "gate")
 

@@ -134,7 +134,7 @@ class MeasurementGate(Construct):
 
     def _reading(self, stack_name: str) -> list[iam.PolicyStatement]:
         stack = Stack.of(self)
-        policy = access_policy(stack=stack_name, account=stack.account, region=stack.region, partition=Aws.PARTITION)
+        policy = access_policy(stack_name, account=stack.account, region=stack.region, partition=Aws.PARTITION)
         return [iam.PolicyStatement.from_json(statement) for statement in policy["Statement"]]
 
     def _deploying(self) -> iam.PolicyStatement:

@@ -101,6 +101,14 @@ def _plan(
             expected="--rebuild, --templates, --stack or --key",
             do="name what to compare",
         )
+    if only and not stacks:
+        raise UsageError(
+            "nothing-to-narrow",
+            "--only narrows what is compared of a stack",
+            got="no stack",
+            expected="--stack",
+            do="name the stack, or leave --only out",
+        )
     locked = read_images(folder for one in images or [_IMAGES] for folder in _folders(one))
     return Plan(
         locked,
@@ -221,4 +229,4 @@ def _write(path: Path, pieces: Iterator[str]) -> None:
 def _access(stacks: list[str] | None, region: str | None) -> dict[str, Any]:
     from nitrokit.gate.access import access_policy
 
-    return access_policy(stack=stacks[0] if stacks and len(stacks) == 1 else "*", region=region or "*")
+    return access_policy(*(stacks or []), region=region or "*")

@@ -10,8 +10,8 @@ _ANY = ("cloudformation:ListExports", "ec2:DescribeInstances", "ssm:GetCommandIn
 """These take no resource (Service Authorization Reference)."""
 
 
-def access_policy(*, stack: str = "*", account: str = "*", region: str = "*", partition: str = "aws") -> dict[str, Any]:
-    """An IAM policy that suffices for every comparison. ``stack``: the stack's name; the documents' names begin with it, as CloudFormation makes them.
+def access_policy(*stacks: str, account: str = "*", region: str = "*", partition: str = "aws") -> dict[str, Any]:
+    """An IAM policy that suffices for every comparison. ``stacks``: their names, default any; the documents' names begin with them, as CloudFormation makes them.
 
     The key policies must leave reading to IAM too, as EnclaveKey's do. ``ssm:SendCommand`` can run these documents alone: they ask an enclave for a document and the agent for its state.
     """
@@ -19,11 +19,12 @@ def access_policy(*, stack: str = "*", account: str = "*", region: str = "*", pa
     def arn(service: str, resource: str) -> str:
         return f"arn:{partition}:{service}:{region}:{account}:{resource}"
 
-    documents = [f"arn:{partition}:ssm:{region}:{account}:document/{stack}-*{kind}Document*" for kind in ("Attest", "Status")]
+    names = stacks or ("*",)
+    documents = [arn("ssm", f"document/{name}-*{kind}Document*") for name in names for kind in ("Attest", "Status")]
     return {
         "Version": "2012-10-17",
         "Statement": [
-            _allow("ReadStack", _STACK, [arn("cloudformation", f"stack/{stack}/*")]),
+            _allow("ReadStack", _STACK, [arn("cloudformation", f"stack/{name}/*") for name in names]),
             _allow("ReadKeys", _KEYS, [arn("kms", "key/*")]),
             _allow("AskHosts", ("ssm:SendCommand",), [*documents, arn("ec2", "instance/*")]),
             _allow("ReadAnswers", _ANY, ["*"]),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import lru_cache
 from typing import Any
 
 from nitrokit.core.attestation import (
@@ -103,16 +102,16 @@ def _evidence(data: bytes, document: VerifiedDocument) -> dict[str, Any]:
 
 
 def _chain(data: bytes) -> Sequence[dict[str, str]]:
-    """Its certificates; those that many enclaves share are one object, so that a large fleet is no large report in memory."""
+    """Its certificates, the root first."""
     try:
         return [
-            _certificate(one_line(one.subject), one.not_before.isoformat(), one.not_after.isoformat(), one.sha256)
+            {
+                "subject": one_line(one.subject),
+                "not_before": one.not_before.isoformat(),
+                "not_after": one.not_after.isoformat(),
+                "sha256": one.sha256,
+            }
             for one in summarize_chain(parse_document(data))
         ]
     except (DocumentError, VerificationError):
         return []
-
-
-@lru_cache(maxsize=4096)
-def _certificate(subject: str, not_before: str, not_after: str, sha256: str) -> dict[str, str]:
-    return {"subject": subject, "not_before": not_before, "not_after": not_after, "sha256": sha256}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nitrokit.core.measurements import Measurements
 from nitrokit.core.reference_values import ReferenceValues
+from nitrokit.errors import UsageError
 from nitrokit.gate.report import Comparison, Place
 from nitrokit.image.build import read_manifest
 from nitrokit.image.lock import MEASUREMENTS, read_lock
@@ -34,12 +35,19 @@ class LockedImage:
 
 
 def read_images(folders: Iterable[Path]) -> list[LockedImage]:
-    """The locks of image folders. Raises UsageError, LockError, MeasurementsError."""
-    found = []
-    for folder in folders:
-        lock = read_lock(folder)
-        found.append(LockedImage(folder, read_manifest(folder).name, lock.reference_values, lock.sections))
-    return found
+    """The locks of image folders, each once however often it is named. Raises UsageError (two images of one name too), LockError, MeasurementsError."""
+    found: dict[str, LockedImage] = {}
+    for folder in {one.resolve(): one for one in folders}.values():
+        lock, name = read_lock(folder), read_manifest(folder).name
+        if name in found:
+            raise UsageError(
+                "same-name",
+                "two images have one name: nobody could tell whose lock is meant",
+                got=f"{name}: {found[name].folder}, {folder}",
+                do="name one of them",
+            )
+        found[name] = LockedImage(folder, name, lock.reference_values, lock.sections)
+    return list(found.values())
 
 
 class Standing(StrEnum):

@@ -21,6 +21,7 @@ import boto3
 from aws_lambda_powertools import Logger, Tracer, single_metric
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.idempotency import DynamoDBPersistenceLayer, IdempotencyConfig, idempotent_function
+from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from nitrokit.core.attestation import ChainCache
 from nitrokit.handlers import settings
@@ -113,8 +114,16 @@ def _emit(enclave: str, counts: Mapping[str, int]) -> None:
             metric.add_dimension(name="Enclave", value=enclave)
 
 
+class _NoTimeLeft(LambdaContext):
+    """For Powertools: what is in progress is over at once."""
+
+    @staticmethod
+    def get_remaining_time_in_millis() -> int:
+        return 0
+
+
 def _notify(environment: Mapping[str, str], state: RunState) -> None:
-    """One message for a run whose verdicts changed; a run that ends twice sends it once."""
+    """One message for a run whose verdicts changed; a run that ends twice sends it once. Only one that died between sending and writing that down is told of again, with the same run_id."""
 
     def send(*, run: str) -> str:
         told = summary("complete", state)
@@ -122,11 +131,14 @@ def _notify(environment: Mapping[str, str], state: RunState) -> None:
         sent = boto3.client("sns").publish(TopicArn=environment["TOPIC_ARN"], Subject=subject, Message=json.dumps(told, indent=2))
         return str(sent["MessageId"])
 
+    config = IdempotencyConfig(expires_after_seconds=86_400)
+    # The run's lease keeps all others out: a message that somebody began to send and did not finish is of an invocation that died, and must keep nobody from sending it.
+    config.register_lambda_context(_NoTimeLeft())
     once = idempotent_function(
         send,
         data_keyword_argument="run",
         persistence_store=DynamoDBPersistenceLayer(environment["STATE_TABLE"]),
-        config=IdempotencyConfig(expires_after_seconds=86_400),
+        config=config,
         key_prefix="notify",
     )
     once(run=state.run_id)

@@ -83,7 +83,12 @@ def read_lock(folder: Path) -> ImageLock:
 
 def read_reference_values(folder: Path) -> ReferenceValues:
     """measurements.json. Raises LockError for a missing or torn file, MeasurementsError for another form."""
-    return ReferenceValues.parse(read_text(folder / MEASUREMENTS))
+    path = folder / MEASUREMENTS
+    try:
+        return ReferenceValues.parse(read_text(path))
+    except MeasurementsError as error:
+        error.what = f"{path}: {error.what}"
+        raise
 
 
 def record_measurements(folder: Path, built: BuiltImage, *, keep_old_until: datetime | None = None) -> ReferenceValues:

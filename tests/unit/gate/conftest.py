@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from nitrokit.core.measurements import Measurements, digest
 from nitrokit.core.reference_values import ReferenceValues, RetiringSet
+from nitrokit.gate.access import access_policy
 from nitrokit.gate.locks import LockedImage
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -65,3 +67,21 @@ def deploy(local):
         raise AssertionError("the stack did not end")
 
     return run
+
+
+@pytest.fixture
+def reader(local):
+    """KMS for a role that has the gate's own IAM policy and nothing else. The local KMS evaluates it."""
+    name = f"gate-{uuid.uuid4().hex[:8]}"
+    arn = local.create_role(name)
+    local.client("iam").put_role_policy(RoleName=name, PolicyName="gate", PolicyDocument=json.dumps(access_policy()))
+    return local.client("kms", role_arn=arn)
+
+
+@pytest.fixture
+def make_key(local):
+    def make(policy):
+        created = local.client("kms").create_key(Policy=json.dumps(policy), BypassPolicyLockoutSafetyCheck=True)
+        return created["KeyMetadata"]["KeyId"]
+
+    return make

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -62,7 +63,7 @@ def test_agreement_drift_and_absence_have_their_exit_codes_and_files(image, tmp_
     [
         ([], 2, "usage/nothing-asked"), (["docs", "--templates", "x"], 2, "usage/no-image"), (["--templates", "x", "--format", "x"], 2, "usage/bad-format"),
         (["--templates", "x", "--output", "x.pdf"], 2, "usage/bad-format"), (["--templates", "x", "--output", "json=/proc/x/y"], 2, "usage/unwritable-file"),
-        (["--stack", "x", "--only", "moon"], 2, "usage/bad-place"),
+        (["--stack", "x", "--only", "moon"], 2, "usage/bad-place"), (["--templates", "x", "--only", "key"], 2, "usage/nothing-to-narrow"),
     ],
 )  # fmt: skip
 def test_wrong_words_are_told(arguments, code, words):
@@ -80,9 +81,22 @@ def test_without_locks_or_without_aws_it_says_so(tmp_path, image):
     assert {one["rule"] for one in json.loads(unanswered.stdout)["comparisons"]} == {"agrees", "unreachable"}
 
 
+def test_a_torn_lock_is_named_one_folder_counts_once_and_two_images_of_one_name_are_refused(image, tmp_path):
+    template = _template(tmp_path, NEW)
+    assert run(image, image.parent, "--templates", template).stdout.startswith("PASS  2 agrees")
+    other = tmp_path / "enclave_images" / "other"
+    shutil.copytree(image, other)
+    assert "usage/same-name" in run("--templates", template, cwd=tmp_path).stderr
+    (other / "measurements.json").write_text("{")
+    torn = run(other, "--templates", template)
+    assert (torn.returncode, f"{other}/measurements.json: measurements are not JSON" in torn.stderr) == (2, True), torn.stderr
+
+
 def test_the_printed_policy_names_real_actions_and_only_reads():
     printed = json.loads(run("--iam-policy", "--stack", "Hello", "--region", "eu-west-1").stdout)
-    assert printed == access_policy(stack="Hello", region="eu-west-1")
+    assert printed == access_policy("Hello", region="eu-west-1")
+    both = run("--iam-policy", "--stack", "Hello", "--stack", "World").stdout
+    assert ("stack/Hello/*" in both, "stack/World/*" in both, "stack/*/*" in both) == (True, True, False), "two stacks are two, and not all"
     import botocore.loaders
 
     loader = botocore.loaders.Loader()

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from nitrokit.core.attestation import AWS_NITRO_ROOT_G1, ChainCache, parse_document
+from nitrokit.core.key_policy import build_key_policy
 from nitrokit.core.measurements import Measurements
 from nitrokit.core.nonces import enclave_nonce
 from nitrokit.core.nsm import NsmClient
@@ -203,11 +204,27 @@ def test_a_document_may_take_the_enclave_as_a_parameter():
     assert found.attest == "a"
 
 
+class _Recorded:
+    """A client of a cloud, which remembers what it was asked: (service, the method's name)."""
+
+    def __init__(self, cloud, service):
+        self._cloud, self._service = cloud, service
+
+    def __getattr__(self, name):
+        if name not in ("get_paginator", "exceptions"):
+            self._cloud.asked.add((self._service, name))
+        return getattr(self._cloud, name)
+
+    def get_paginator(self, name):
+        self._cloud.asked.add((self._service, name))
+        return self._cloud.get_paginator(name)
+
+
 class _Cloud:
     """boto3's clients for a stack of two hosts, played at the wire's shape; ``hosts``: instance id → what a document prints there."""
 
     def __init__(self, stack, hosts):
-        self.stack, self.hosts, self.sent = stack, hosts, []
+        self.stack, self.hosts, self.sent, self.asked = stack, hosts, [], set()
 
     class exceptions:
         class InvalidInstanceId(Exception):
@@ -217,11 +234,12 @@ class _Cloud:
             pass
 
     def __call__(self, service):
-        return self
+        return _Recorded(self, service)
 
     def get_paginator(self, name):
         pages = {
             "describe_instances": {"Reservations": [{"Instances": [{"InstanceId": OTHER}]}]},
+            "list_exports": {"Exports": []},
             "list_stack_resources": {"StackResourceSummaries": [{"LogicalResourceId": key, "PhysicalResourceId": value} for key, value in self.stack.physical.items()]},
         }  # fmt: skip
         return type("Pages", (), {"paginate": staticmethod(lambda **_: [pages[name]])})
@@ -298,11 +316,32 @@ def test_what_was_asked_for_and_is_not_there_is_no_pass(pki):
     assert rules(run_gate(_plan(_Cloud(without, {}), pki)).comparisons) == ["agrees", *["unreachable"] * 3]
 
 
-def test_the_gates_policy_allows_every_call_that_it_makes(pki):
-    """By moto's evaluator, which is not ours. The local KMS enforces it in test_keys; here it is what the clients were asked."""
+def test_the_policy_allows_what_is_asked_and_nothing_that_is_not(pki, reader, make_key):
+    """What the clients are really asked by a gate over a whole stack, named as IAM does by botocore's models."""
+    import boto3
+    from botocore import xform_name
+
+    asked = set()
+    reader.meta.events.register("before-call.kms.*", lambda model, **_: asked.add(f"kms:{model.name}"))
+    key = make_key(build_key_policy(measurements=[NEW], host_role_arn=HOST, account="123456789012"))
+    stack = _stack()
+    stack.template["Resources"]["Imports"] = {"Type": "AWS::SNS::Topic", "Properties": {"TopicName": {"Fn::ImportValue": "Elsewhere"}}}
+    cloud = _Cloud(stack, {ONE: _answering(pki, ONE), OTHER: _answering(pki, OTHER)})
+    report = run_gate(_plan(lambda service: reader if service == "kms" else cloud(service), pki, keys=[key]))
+    assert {one.outcome for one in report.comparisons if one.place == "key" and key in one.subject} == {Outcome.AGREES}
+    for service, method in cloud.asked:
+        (operation,) = [
+            one for one in boto3.client(service, region_name="us-east-1").meta.service_model.operation_names if xform_name(one) == method
+        ]
+        asked.add(f"{service}:{operation}")
+    assert asked == {action for statement in access_policy()["Statement"] for action in statement["Action"]}
+
+
+def test_the_gates_policy_allows_every_call_that_it_makes():
+    """By moto's evaluator, which is not ours. The local KMS enforces it in test_keys, for keys."""
     from moto.iam.access_control import IAMPolicy, PermissionResult
 
-    policy = IAMPolicy(json.dumps(access_policy(stack="S")))
+    policy = IAMPolicy(json.dumps(access_policy("S")))
     arn = "arn:aws:{}:us-east-1:123456789012:{}".format
     stack, key, instance = arn("cloudformation", "stack/S/1"), arn("kms", "key/1"), arn("ec2", "instance/i-1")
     documents = {

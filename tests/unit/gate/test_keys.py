@@ -6,7 +6,6 @@ import pytest
 
 from nitrokit.core.intrinsics import resolve
 from nitrokit.core.key_policy import build_key_policy
-from nitrokit.gate.access import access_policy
 from nitrokit.gate.keys import Key, compare_key, keys_of
 from nitrokit.gate.stack import read_stack
 
@@ -17,26 +16,6 @@ ADMIN = "arn:aws:iam::123456789012:role/administrator"
 
 def _policy(*sets, **more):
     return build_key_policy(measurements=list(sets), host_role_arn=HOST, account="123456789012", **more)
-
-
-@pytest.fixture
-def reader(local):
-    """KMS for a role that has the gate's own IAM policy and nothing else. The local KMS evaluates it."""
-    import uuid
-
-    name = f"gate-{uuid.uuid4().hex[:8]}"
-    arn = local.create_role(name)
-    local.client("iam").put_role_policy(RoleName=name, PolicyName="gate", PolicyDocument=json.dumps(access_policy()))
-    return local.client("kms", role_arn=arn)
-
-
-@pytest.fixture
-def make_key(local):
-    def make(policy):
-        created = local.client("kms").create_key(Policy=json.dumps(policy), BypassPolicyLockoutSafetyCheck=True)
-        return created["KeyMetadata"]["KeyId"]
-
-    return make
 
 
 def _by_hand(local, key_id):

@@ -8,11 +8,13 @@ import subprocess
 import threading
 from datetime import datetime, timedelta
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pytest
 
 from nitrokit.errors import UsageError
 from nitrokit.gate.formats import render_json
+from nitrokit.gate.page.chains import summarize
 from nitrokit.gate.page.render import render_page
 from nitrokit.gate.page.timeline import Span, draw
 from nitrokit.gate.report import Comparison, GateReport, Place
@@ -42,6 +44,71 @@ def _report(text="i-0123/hello"):
 
 def _spans(text="hello on i-0"):
     return [Span(text, NOW - timedelta(days=9), NOW, text, text), Span(text, NOW, NOW, None, text)]
+
+
+def test_what_one_hand_mends_is_one_card_and_a_long_list_is_cut():
+    silent = [Comparison(Place.ENCLAVE, f"hello on i-{number}", "unreachable", "no answer", "hello") for number in range(40)]
+    edited = Comparison(Place.KEY, "key", "policy-edited", "run `x` & <b>", None)
+    page = render_page(json.loads("".join(render_json(GateReport(NOW, {}, [*silent, edited])))), made=NOW)
+    assert page.count('<section class="card') == 2
+    assert page.index("policy is not the one synthesised") < page.index("40 times"), "the worst first"
+    assert "28 more stand in the tables below" in page
+    assert "<code>x</code> &amp; &lt;b&gt;" in page
+
+
+def _chain(number):
+    shared = [
+        {"subject": f"CN={name}", "not_before": "2026-01-01", "not_after": "2027-01-01", "sha256": name} for name in ("root", "region")
+    ]
+    own = {
+        "subject": f"CN=i-{number}",
+        "not_before": f"2026-01-{number + 1:02}",
+        "not_after": f"2026-02-{number + 1:02}",
+        "sha256": f"leaf{number}",
+    }
+    return [*shared, own]
+
+
+def test_shared_certificates_are_told_one_by_one_and_the_many_by_their_number():
+    few, many = (summarize([_chain(number) for number in range(size)]) for size in (2, 20))
+    assert [(one.title, one.sha256, one.enclaves) for one in few] == [
+        ("root", "root", 2), ("Region", "region", 2), ("zone", "leaf0", 1), ("zone", "leaf1", 1),
+    ]  # fmt: skip
+    assert len(many) == 3
+    assert (many[2].title, many[2].enclaves, many[2].sha256) == ("20 certificates: zone", 20, "")
+    assert (many[2].not_before, many[2].not_after) == ("2026-01-20", "2026-02-01"), "the dates that hold for all"
+    assert summarize([]) == []
+
+
+def _luminance(colour):
+    whole = colour if len(colour) == 7 else "#" + "".join(one * 2 for one in colour[1:])
+    parts = [int(whole[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_every_colour_can_be_read_by_day_and_by_night():
+    """A contrast of 4.5 at least (W3C, WCAG 2.2, success criterion 1.4.3)."""
+    style = render_page(_report(), made=NOW).split("</style>")[0]
+    schemes = [dict(re.findall(r"--(\w+): (#[0-9a-f]{3,6});", block)) for block in re.findall(r":root \{([^}]*)\}", style)]
+    assert len(schemes) == 2
+    for colours in schemes:
+        pairs = [(name, ground) for name in ("ink", "soft", "good", "warn", "bad") for ground in ("ground", "wash")]
+        pairs += [("on", f"v{number}") for number in range(1, 7)]
+        for one, other in pairs:
+            dark, light = sorted((_luminance(colours[one]), _luminance(colours[other])))
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (one, other)
+
+
+def test_tables_have_heads_and_the_drawing_has_words():
+    page = render_page(_report(), _spans(), made=NOW)
+    assert all('scope="' in head for head in re.findall(r"<th\b[^>]*>", page))
+    assert page.count("<thead>") + page.count('class="pcrs"') == page.count("<table")
+    assert re.search(r'<svg [^>]*role="img" aria-labelledby="timeline">\s*<title id="timeline">\d+ enclaves over time', page)
+    levels = [int(one) for one in re.findall(r"<h([1-6])", page)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
 
 
 class _Tags(HTMLParser):

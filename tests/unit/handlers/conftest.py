@@ -58,7 +58,7 @@ class PlayedSsm:
         base = base64.b64decode(Parameters["Nonce"][0], validate=True)
         self.bases.append(base)
         self.commands.append((InstanceIds, base))
-        return {"Command": {"CommandId": str(len(self.commands) - 1)}}
+        return {"Command": {"CommandId": f"{len(self.commands) - 1:036}"}}
 
     def get_command_invocation(self, *, CommandId, InstanceId):
         if (CommandId, InstanceId) not in self.polled:
