@@ -65,7 +65,13 @@ class Checked:
             nonce=self.answer.nonce,
             document=self.answer.document,
             policy_sha256=reference_sets_digest(fleet.reference.sets()),
+            image=self._image(fleet.enclave),
         )
+
+    def _image(self, enclave: str) -> str | None:
+        """What people call the locked image that it runs: its name, and how PCR0 begins; None where it did not pass."""
+        matched = self.judged.appraisal.measurements if self.judged and self.judged.error is None and self.judged.appraisal else None
+        return None if matched is None else f"{enclave}@{matched.pcr0.hex()[:12]}"
 
     def as_finding(self, fleet: Fleet, resource: str) -> Finding:
         """What changed, for those who watch."""

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -33,13 +34,14 @@ def _failure(state, number=0):
     return found
 
 
-def test_a_fleet_that_runs_the_locked_image_passes_and_is_in_the_ledger(site, honest):
+def test_a_fleet_that_runs_the_locked_image_passes_and_is_in_the_ledger(site, honest, measurements):
     found = site({instance(number): honest(number) for number in range(60)})
     status, state = found.run(ALL)
     assert (status, state.totals, state.failures) == ("complete", {"hello": {"PASS": 60}}, ())
     entries = found.entries()
     assert sorted(one.host for one in entries) == [instance(number) for number in range(60)]
     assert {(one.verdict, one.enclave, one.reason) for one in entries} == {("PASS", "hello", None)}
+    assert {one.image for one in entries} == {f"hello@{measurements.pcr0.hex()[:12]}"}
     assert [len(ids) for ids, _ in found.ssm.commands] == [50, 10]
     assert found.published == []
     assert len({one.nonce for one in entries}) == 60
@@ -100,7 +102,7 @@ def test_a_lie_fails_with_its_cause_and_the_others_pass(site, honest, make_nsm, 
     (finding,) = found.published
     assert (finding.subject, finding.severity, finding.passed) == (f"hello/{instance(0)}", "CRITICAL", False)
     entry = next(one for one in found.entries() if one.host == instance(0))
-    assert (entry.verdict, code in entry.reason) == ("FAIL", True)
+    assert (entry.verdict, code in entry.reason, entry.image) == ("FAIL", True, None)
     assert entry.document is not None
 
 
@@ -114,6 +116,23 @@ def test_documents_of_aws_expired_of_another_region_and_of_a_tpm_fail(site, vect
     _, state = found.run(ALL)
     assert state.totals == {"hello": {"FAIL": len(real)}}
     assert {one["code"] for one in state.failures} == {"verification/validity"}
+
+
+def test_authentic_documents_of_aws_at_their_own_time_fail_each_for_what_it_is(site, vectors):
+    """As if they were fresh: a NitroTPM's, debug enclaves', and enclaves' of other Regions and accounts, which were not asked with this nonce."""
+    from nitrokit.core.attestation import AWS_NITRO_ROOT_G1, parse_document
+
+    seen = Counter[tuple[bool, str]]()
+    for path in sorted((vectors / "attestation").glob("*.bin")):
+        data = path.read_bytes()
+        document = parse_document(data)
+        found = site({instance(0): lambda nonce, data=data: printed(data)})
+        found.anchor, found.time = AWS_NITRO_ROOT_G1, document.timestamp - datetime.now(UTC)
+        _, state = found.run(Trigger(path.name))
+        assert state.totals == {"hello": {"FAIL": 1}}, path.name
+        seen[document.is_tpm, _failure(state)["code"]] += 1
+        found.forget()
+    assert {*seen} == {(True, "verification/not-an-enclave"), (False, "appraisal/debug"), (False, "appraisal/nonce")}, seen
 
 
 @pytest.mark.parametrize(
