@@ -76,19 +76,19 @@ def ask(opened: OpenedLedger, enclave: str, host: str | None, start: datetime, e
         answer(one, sightings(index, one, start, end, lambda record: sight(record, trust_anchor=anchor, chain_cache=cache)), start, end)
         for one in hosts
     ]
-    return Found(enclave, start, end, answers, signed, complete=opened.frontier is None)
+    return Found(enclave, start, end, answers, signed, complete=opened.table is None)
 
 
 def _index(opened: OpenedLedger, enclave: str) -> tuple[EnclaveIndex, UnverifiedCheckpoint | None]:
     """An export is read whole; a table is asked by its index, for records that its head proves, and its head continues the last checkpoint."""
     from nitrokit.handlers.ledger_index import TableIndex, WalkedIndex
-    from nitrokit.handlers.ledger_store import Ledger
 
     signed = opened.trust.check(opened.notes[-1]) if opened.notes else None
-    if opened.frontier is None or not isinstance(opened.log, Ledger):
+    if opened.table is None:
         checkpoints = [opened.trust.check(note) for note in opened.notes]
         return WalkedIndex(opened.log, walk(opened.log, opened.size, checkpoints), enclave), signed
+    ledger, head = opened.table
     if signed is not None:
-        proof = consistency_proof(signed.size, opened.size, opened.log.nodes)
-        verify_consistency(signed.size, signed.root, opened.size, opened.frontier.root(), proof)
-    return TableIndex(opened.log, opened.frontier, enclave), signed
+        proof = consistency_proof(signed.size, opened.size, ledger.nodes)
+        verify_consistency(signed.size, signed.root, opened.size, head.frontier.root(), proof)
+    return TableIndex(ledger, head.frontier, enclave), signed

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec
 
     from nitrokit.core.ledger import TiledLedger, UnverifiedCheckpoint
-    from nitrokit.core.ledger.merkle import Frontier
-    from nitrokit.handlers.ledger_store import Ledger
+    from nitrokit.handlers.ledger_store import Head, Ledger
 
 
 @dataclass(frozen=True)
@@ -33,14 +32,14 @@ class Trust:
 
 @dataclass(frozen=True)
 class OpenedLedger:
-    """``notes``: the ledger's checkpoints as signed notes, the oldest first. ``frontier``: a live table's, which may be ahead of the last checkpoint."""
+    """``notes``: the ledger's checkpoints as signed notes, the oldest first. ``table``: the log again, and where it ends, where it is a live table, which may be ahead of the last checkpoint."""
 
     name: str
     log: TiledLedger | Ledger
     size: int
     notes: list[str]
     trust: Trust
-    frontier: Frontier | None = None
+    table: tuple[Ledger, Head] | None = None
 
 
 def open_ledger(folder: Path | None, table: str | None, region: str | None, key: Path | None, kms_key: str | None) -> OpenedLedger:
@@ -53,11 +52,15 @@ def open_ledger(folder: Path | None, table: str | None, region: str | None, key:
     if folder is not None:
         return _open_folder(folder, trusted)
     assert table is not None
-    ledger = live_ledger(table, region)
+    return open_table(live_ledger(table, region), Trust(trusted, named=trusted is not None))
+
+
+def open_table(ledger: Ledger, trust: Trust) -> OpenedLedger:
+    """A live table. Raises LedgerError, LedgerUnavailableError."""
     # The checkpoints first: what is appended meanwhile is behind them.
     notes = list(ledger.checkpoints(0, ledger.checkpoint_count()))
-    frontier = ledger.head().frontier
-    return OpenedLedger(table, ledger, frontier.size, notes, Trust(trusted, named=trusted is not None), frontier)
+    head = ledger.head()
+    return OpenedLedger(ledger.table.name, ledger, head.frontier.size, notes, trust, (ledger, head))
 
 
 def _open_folder(folder: Path, trusted: ec.EllipticCurvePublicKey | None) -> OpenedLedger:

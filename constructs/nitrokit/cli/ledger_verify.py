@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nitrokit.cli.ledger_source import OpenedLedger
 from nitrokit.cli.trust import read_file
-from nitrokit.core.ledger import LedgerError, UnverifiedCheckpoint, root_of, walk
+from nitrokit.core.ledger import LedgerError, LedgerRecord, UnverifiedCheckpoint, root_of, walk
 from nitrokit.errors import UsageError
 from nitrokit.image.files import write_atomically
 
@@ -104,14 +104,26 @@ def verify_whole(opened: OpenedLedger, kept: Sequence[Path]) -> WholeReport:
     former = {str(path): opened.trust.check(read_file(path)) for path in kept}
     if len(origins := {one.origin for one in [*own, *former.values()]}) > 1:
         raise LedgerError("origin", "the checkpoints are of several ledgers", got=", ".join(sorted(origins))[:300], expected="one ledger's")
-    verdicts = Counter(record.entry.verdict for record in walk(opened.log, opened.size, [*own, *former.values()]))
+    records = walk(opened.log, opened.size, [*own, *former.values()])
+    verdicts = Counter(record.entry.verdict for record in _beside(opened, records))
     root = root_of(opened.size, opened.log.nodes)
-    if opened.frontier is not None and opened.frontier.root() != root:
+    if opened.table is not None and (stored := opened.table[1].frontier.root()) != root:
         raise LedgerError(
             "head",
             "the ledger's head is not that of its records",
-            got=opened.frontier.root().hex(),
+            got=stored.hex(),
             expected=root.hex(),
             do="treat the head as edited",
         )
     return WholeReport(opened, root, own, former, verdicts)
+
+
+def _beside(opened: OpenedLedger, records: Iterator[LedgerRecord]) -> Iterator[LedgerRecord]:
+    """The records, and of a live table what it keeps beside them, too."""
+    if opened.table is None:
+        return records
+    from nitrokit.handlers.ledger_keys import check_ends, check_keys
+
+    ledger, head = opened.table
+    check_ends(ledger, opened.size, len(opened.notes))
+    return check_keys(ledger, head, records)

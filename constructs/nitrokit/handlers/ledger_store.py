@@ -85,11 +85,12 @@ class Ledger:
         keys = [entry_key(completed_by(node)) for node in nodes]
         found = self.table.get(keys, ["hashes"])
         hashes = []
-        for key, (level, _) in zip(keys, nodes, strict=True):
-            stored = _binary(found.get(key), "hashes", key)[level * HASH_LENGTH : (level + 1) * HASH_LENGTH]
-            if len(stored) != HASH_LENGTH:
-                raise _gap(f"{key} has no hash of level {level}")
-            hashes.append(stored)
+        for key, node in zip(keys, nodes, strict=True):
+            stored, level, completing = _binary(found.get(key), "hashes", key), node[0], completed_by(node)
+            # One hash for the leaf, and one for each tree that it makes whole: as many as its number ends in ones.
+            if len(stored) != HASH_LENGTH * (~completing & (completing + 1)).bit_length():
+                raise _gap(f"whole list of hashes in {key}")
+            hashes.append(stored[level * HASH_LENGTH : (level + 1) * HASH_LENGTH])
         return hashes
 
     def checkpoint_count(self) -> int:
@@ -99,12 +100,13 @@ class Ledger:
 
     def checkpoints(self, start: int, end: int) -> Iterator[str]:
         """The signed notes of the checkpoints ``start`` to ``end``, numbered from 0. Raises LedgerError where one is missing."""
-        keys = [checkpoint_key(number) for number in range(start, end)]
-        found = self.table.get(keys)
-        for key in keys:
-            if "S" not in found.get(key, {}).get("note", {}):
-                raise _gap(key)
-            yield str(found[key]["note"]["S"])
+        for first in range(start, end, _READ_AHEAD):
+            keys = [checkpoint_key(number) for number in range(first, min(first + _READ_AHEAD, end))]
+            found = self.table.get(keys)
+            for key in keys:
+                if "S" not in found.get(key, {}).get("note", {}):
+                    raise _gap(key)
+                yield str(found[key]["note"]["S"])
 
     def add_checkpoint(self, number: int, note: str) -> bool:
         """Make the note checkpoint ``number``. False where that is taken: somebody else signed at the same time."""
