@@ -5,10 +5,12 @@ import json
 import re
 from datetime import timedelta
 from pathlib import Path
+from xml.etree import ElementTree
 
 import jsonschema
 import junitparser
 import pytest
+from markdown_it import MarkdownIt
 
 from nitrokit.gate.formats import FORMATS, SUFFIXES
 from nitrokit.gate.report import Comparison, GateReport, Place
@@ -101,6 +103,23 @@ def test_junit_is_read_by_junitparser_with_its_counts():
     assert wild.tests == len(RULES)
 
 
+ALLOWED = {
+    "testsuites": {"name", "time", "tests", "failures", "errors"},
+    "testsuite": {"name", "tests", "failures", "errors", "time", "skipped", "timestamp"},
+    "testcase": {"name", "time", "classname"},
+    "failure": {"type", "message"},
+    "error": {"type", "message"},
+    "system-out": set(),
+}
+"""Element → its attributes, of those that Jenkins' schema allows (jenkinsci/xunit-plugin, junit-10.xsd; it is no part of a package that could be pinned)."""
+
+
+@pytest.mark.parametrize("report", [REPORT, FINE, WILD])
+def test_junit_has_the_elements_and_attributes_that_jenkins_allows(report):
+    for element in ElementTree.fromstring(_text("junit", report)).iter():
+        assert set(element.attrib) == ALLOWED[element.tag], element.tag
+
+
 def test_annotations_are_one_command_a_line_whatever_a_host_says():
     lines = _text("github", REPORT).splitlines()
     assert lines[0].startswith("::error file=enclave_images/hello/measurements.json,line=1,title=")
@@ -123,6 +142,20 @@ def test_the_summary_holds_its_table_together():
     assert "354 more rows" in cut
     assert "rebuild-differs" not in cut
     assert "the source does not build what is locked" in cut
+
+
+def test_a_markdown_parser_finds_no_markup_in_what_a_host_says():
+    parsed = MarkdownIt("commonmark", {"html": True}).enable("table").parse(_text("markdown", WILD))
+    inline = {child.type for token in parsed if token.type == "inline" for child in token.children or ()}
+    assert inline == {"text"}
+    assert all(
+        re.fullmatch(r"</?(details|summary)>.*", line) or "<" not in line
+        for token in parsed
+        if token.type == "html_block"
+        for line in token.content.splitlines()
+    )
+    rows = [token.type for token in parsed if token.type in ("tr_open", "td_open", "th_open")]
+    assert (rows.count("tr_open"), rows.count("td_open")) == (len(RULES) + 1, 5 * len(RULES))
 
 
 def test_the_table_moves_no_cursor_and_says_who_can_mend_it():
