@@ -174,3 +174,75 @@ def test_the_ledger_is_written_by_the_check_and_read_by_the_audit(tmp_path):
     }
     assert users == {"check-enclaves", "audit"}
     assert any("dynamodb:Query" in actions for actions, _ in _statements(template, "MonitorKeysAuditRole"))
+
+
+# The rules before events of the documented forms, by moto's matcher
+
+STACK, INSTANCE, OTHER_KEY = (
+    "arn:aws:cloudformation:eu-west-1:123456789012:stack/S/1",
+    "i-0123456789abcdef0",
+    "arn:aws:kms:eu-west-1:123456789012:key/other",
+)
+ALIASES = "arn:aws:kms:eu-west-1:123456789012:alias/"
+
+
+def _association(status):
+    """Systems Manager User Guide "Amazon EventBridge event examples for Systems Manager", State Manager."""
+    return {
+        "source": "aws.ssm", "detail-type": "EC2 State Manager Instance Association State Change", "id": "1",
+        "resources": [f"arn:aws:ec2:eu-west-1:123456789012:instance/{INSTANCE}", "arn:aws:ssm:eu-west-1:123456789012:document/d"],
+        "detail": {"association-id": _name("BootstrapAssociation.AssociationId"), "instance-id": INSTANCE, "status": status, "detailed-status": status, "document-name": "d"},
+    }  # fmt: skip
+
+
+def _deployment(status, stack=STACK):
+    """AWS CloudFormation User Guide "Stack Status Change event detail"."""
+    detail = {"stack-id": stack, "status-details": {"status": status, "status-reason": ""}, "client-request-token": ""}
+    return {
+        "source": "aws.cloudformation",
+        "detail-type": "CloudFormation Stack Status Change",
+        "id": "1",
+        "resources": [stack],
+        "detail": detail,
+    }
+
+
+def _call(name, *arns):
+    """KMS Developer Guide, CloudTrail's entries of this name, as EventBridge delivers them."""
+    resources = [{"accountId": "123456789012", "type": "AWS::KMS::Key", "ARN": arn} for arn in arns]
+    detail = {"eventSource": "kms.amazonaws.com", "eventName": name, "requestParameters": {}, "resources": resources}
+    return {"source": "aws.kms", "detail-type": "AWS API Call via CloudTrail", "id": "1", "resources": [], "detail": detail}
+
+
+def _started(template, event):
+    """The functions that an event starts. moto's matcher does not look into lists of objects, where EventBridge takes each: so it gets each."""
+    from moto.events.models import EventPattern
+
+    found = set()
+    details = [{**event["detail"], "resources": one} for one in event["detail"].get("resources", ())] or [event["detail"]]
+    for rule in _properties(template, "AWS::Events::Rule"):
+        if "EventPattern" in rule:
+            text = json.dumps(resolve(rule["EventPattern"], _name))
+            pattern = EventPattern(text, json.loads(text))
+            if any(pattern.matches_event({**event, "detail": detail}) for detail in details):
+                found |= {
+                    name
+                    for target in rule["Targets"]
+                    for name in ("Check", "Guard", "Audit", "Canary")
+                    if name in json.dumps(target["Arn"])
+                }
+    return found
+
+
+def test_documented_events_start_what_they_should(template, monkeypatch):
+    key, (association,) = _name("Key961B73FD.Arn"), template.find_resources("AWS::SSM::Association")
+    monkeypatch.setitem(NAMES, "AWS::StackId", STACK)
+    monkeypatch.setitem(NAMES, f"{association}.AssociationId", _name("BootstrapAssociation.AssociationId"))
+    for event, started in [
+        (_association("Success"), {"Check"}), (_association("Failed"), set()), (_association("Pending"), set()),
+        (_deployment("UPDATE_COMPLETE"), {"Check"}), (_deployment("CREATE_COMPLETE"), {"Check"}), (_deployment("UPDATE_IN_PROGRESS"), set()), (_deployment("UPDATE_COMPLETE", "other"), set()),
+        (_call("PutKeyPolicy", key), {"Check", "Guard"}), (_call("CreateGrant", key), {"Check", "Guard"}), (_call("ScheduleKeyDeletion", key), {"Check", "Guard"}),
+        (_call("UpdateAlias", f"{ALIASES}data", OTHER_KEY), {"Check", "Guard"}), (_call("DeleteAlias", f"{ALIASES}late", key), {"Check", "Guard"}),
+        (_call("UpdateAlias", f"{ALIASES}foreign", OTHER_KEY), set()), (_call("PutKeyPolicy", OTHER_KEY), set()), (_call("Decrypt", key), set()),
+    ]:  # fmt: skip
+        assert _started(template, event) == started, event
