@@ -42,6 +42,7 @@ def _beside(name: str) -> ModuleType:
 runtime = _beside("runtime_targets")
 host = _beside("host_targets")
 handlers = _beside("handler_targets")
+gate = _beside("gate_targets")
 locks = _beside("lock_targets")
 image = _beside("image_targets")
 ledger = _beside("ledger_targets")
@@ -139,6 +140,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     **runtime.TARGETS,
     **host.TARGETS,
     **handlers.TARGETS,
+    **gate.TARGETS,
     **locks.TARGETS,
     **image.TARGETS,
     **ledger.TARGETS,
@@ -204,6 +206,7 @@ _MADE: dict[str, Callable[[], list[bytes] | list[str]]] = {
     **runtime.MADE,
     **host.MADE,
     **handlers.MADE,
+    **gate.MADE,
     **locks.MADE,
     **image.MADE,
     **ledger.MADE,

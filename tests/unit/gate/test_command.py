@@ -81,6 +81,16 @@ def test_without_locks_or_without_aws_it_says_so(tmp_path, image):
     assert {one["rule"] for one in json.loads(unanswered.stdout)["comparisons"]} == {"agrees", "unreachable"}
 
 
+def test_what_is_not_reachable_is_waited_for_and_drift_is_not(image, tmp_path):
+    closed = {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_REGION": "eu-west-1", "AWS_MAX_ATTEMPTS": "1",
+    }  # fmt: skip
+    waited = run(image, "--stack", "S", "--only", "key", "--wait", "1", "--json", **closed)
+    assert (waited.returncode, "not everything is reachable yet" in waited.stderr) == (3, True), waited.stderr
+    drift = run(image, "--stack", "S", "--only", "key", "--templates", _template(tmp_path, OLD), "--wait", "3600", "--json", **closed)
+    assert (drift.returncode, json.loads(drift.stdout)["counts"]["unreachable"]) == (1, 1), "an hour would not have passed"
+
+
 def test_a_torn_lock_is_named_one_folder_counts_once_and_two_images_of_one_name_are_refused(image, tmp_path):
     template = _template(tmp_path, NEW)
     assert run(image, image.parent, "--templates", template).stdout.startswith("PASS  2 agrees")

@@ -63,6 +63,18 @@ def test_the_verdict(rules, verdict, code):
     assert (report.verdict, report.exit_code) == (verdict, code)
 
 
+@pytest.mark.parametrize(
+    ("place", "rule", "verdict"),
+    [
+        (Place.ENCLAVE, "planned-rollover", "FAIL"), (Place.KEY, "planned-rollover", "FAIL"), (Place.LOCK, "planned-rollover", "PASS"),
+        (Place.KEY, "agrees", "PASS"), (Place.KEY, "unreachable", "UNREACHABLE"),
+    ],
+)  # fmt: skip
+def test_where_a_rollover_must_be_settled_only_the_lock_may_announce_it(place, rule, verdict):
+    report = GateReport(NOW, {}, (_one(Place.LOCK, "agrees"), _one(place, rule)), settled=True)
+    assert report.verdict == verdict
+
+
 @pytest.mark.parametrize("report", [REPORT, FINE, WILD])
 @pytest.mark.parametrize("name", sorted(FORMATS))
 def test_every_format_renders_every_report_and_can_be_written(name, report):
