@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nitrokit.gate.access import access_policy
+from nitrokit.gate.report import Comparison, GateReport, Place
 
-from .conftest import NEW, OLD, locked
+from .conftest import NEW, NOW, OLD, locked
 
 ROOT = Path(__file__).parents[3]
 
@@ -81,14 +83,26 @@ def test_without_locks_or_without_aws_it_says_so(tmp_path, image):
     assert {one["rule"] for one in json.loads(unanswered.stdout)["comparisons"]} == {"agrees", "unreachable"}
 
 
-def test_what_is_not_reachable_is_waited_for_and_drift_is_not(image, tmp_path):
-    closed = {
-        "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_REGION": "eu-west-1", "AWS_MAX_ATTEMPTS": "1",
-    }  # fmt: skip
-    waited = run(image, "--stack", "S", "--only", "key", "--wait", "1", "--json", **closed)
-    assert (waited.returncode, "not everything is reachable yet" in waited.stderr) == (3, True), waited.stderr
-    drift = run(image, "--stack", "S", "--only", "key", "--templates", _template(tmp_path, OLD), "--wait", "3600", "--json", **closed)
-    assert (drift.returncode, json.loads(drift.stdout)["counts"]["unreachable"]) == (1, 1), "an hour would not have passed"
+@pytest.mark.parametrize(
+    ("found", "wait", "verdict", "runs"),
+    [
+        (["unreachable", "unreachable", "agrees"], 600, "PASS", 3), (["unreachable", "grant", "agrees"], 600, "FAIL", 2), (["grant"], 600, "FAIL", 1), (["unreachable"], 0, "UNREACHABLE", 1),
+        (["agrees"], 600, "PASS", 1),
+    ],
+)  # fmt: skip
+def test_what_is_not_reachable_is_waited_for_and_drift_is_not(monkeypatch, found, wait, verdict, runs):
+    from nitrokit.cli import gate as command
+
+    left = list(found)
+    plan: Any = None
+
+    def run_once(plan):
+        return GateReport(NOW, {}, [Comparison(Place.KEY, "key", left.pop(0), "because")])
+
+    monkeypatch.setattr("nitrokit.gate.run.run_gate", run_once)
+    monkeypatch.setattr(command, "_AGAIN", 0.0)
+    assert command._compare(plan, wait, settled=False).verdict == verdict
+    assert len(found) - len(left) == runs
 
 
 def test_a_torn_lock_is_named_one_folder_counts_once_and_two_images_of_one_name_are_refused(image, tmp_path):
