@@ -10,6 +10,7 @@ from typing import Any
 
 import jsii
 from aws_cdk import CfnWaitCondition, CfnWaitConditionHandle, Duration, IStableAnyProducer, Lazy, Names, Stack
+from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3 as s3
@@ -22,6 +23,7 @@ from nitrokit.cdk.enclave_image import EnclaveImage
 from nitrokit.cdk.parent import EnclaveParent, EnclaveSlots
 from nitrokit.cdk.wildcards import BUCKET_WRITES, acknowledge_wildcards
 from nitrokit.host.bundle import build_agent
+from nitrokit.host.cloudwatch import HEALTHY, NAMESPACE, RESTARTS
 from nitrokit.host.renderer import render_document
 from nitrokit.image.fetch import cache_dir
 from nitrokit.image.files import write_atomically
@@ -84,6 +86,22 @@ class EnclaveBootstrap(Construct):
         if isinstance(parent, EnclaveHost):
             self._await_signal(wait)
         self._associate(wait, output_bucket)
+
+    def metric(self, metric_name: str, *, statistic: str | None = None, period: Duration | None = None) -> cloudwatch.Metric:
+        """A metric of this enclave on all its parents, in the namespace Nitrokit by ``Enclave``: the agent's, or one that the app prints in the embedded metric format. Default the average over
+        five minutes. Whoever is root on a parent can write any of them: they scale and warn, and prove nothing.
+        """
+        return cloudwatch.Metric(
+            namespace=NAMESPACE, metric_name=metric_name, dimensions_map={"Enclave": self.image.name}, statistic=statistic, period=period
+        )
+
+    def metric_healthy(self, *, period: Duration | None = None) -> cloudwatch.Metric:
+        """1 while the agents of all its parents find it healthy, else 0. Default over five minutes."""
+        return self.metric(HEALTHY, statistic="Minimum", period=period)
+
+    def metric_app_restarts(self, *, period: Duration | None = None) -> cloudwatch.Metric:
+        """How often init has started the app again, the most of any parent. Default over five minutes."""
+        return self.metric(RESTARTS, statistic="Maximum", period=period)
 
     def _grant(self, diagnostics_bucket: s3.IBucket | None) -> None:
         role, agent = self.parent.role, self._agent

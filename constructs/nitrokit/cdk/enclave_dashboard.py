@@ -56,7 +56,8 @@ class EnclaveDashboard(Construct):
             text = "\n\n".join(_locked(name, values) for name, values in sorted(locked.items()))
             self.dashboard.add_widgets(cloudwatch.TextWidget(markdown=text, width=2 * _WIDTH, height=2 + 2 * len(locked)))
         verdicts = [metric.with_(label=name) for monitor in monitors for name, metric in monitor.metrics.items()]
-        health = [self._health(name) for name in sorted({bootstrap.image.name for bootstrap in bootstraps})]
+        enclaves = {one.image.name: one for one in bootstraps}
+        health = [enclaves[name].metric_healthy(period=self._period).with_(label=name) for name in sorted(enclaves)]
         self._graph(
             "Attested: 1 where every host proves the locked image", verdicts, "Healthy: 0 where a host's agent says otherwise", health
         )
@@ -87,16 +88,6 @@ class EnclaveDashboard(Construct):
             width=_WIDTH,
         )
         self.dashboard.add_widgets(cloudwatch.GraphWidget(title="Enclaves by what they proved", left=counts, width=_WIDTH), reasons)
-
-    def _health(self, enclave: str) -> cloudwatch.Metric:
-        return cloudwatch.Metric(
-            namespace=NAMESPACE,
-            metric_name="EnclaveHealthy",
-            dimensions_map={"Enclave": enclave},
-            statistic="Minimum",
-            period=self._period,
-            label=enclave,
-        )
 
     def _graph(self, left: str, ones: Sequence[cloudwatch.IMetric], right: str, others: Sequence[cloudwatch.IMetric]) -> None:
         """A row of up to two graphs."""

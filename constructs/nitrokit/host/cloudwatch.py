@@ -13,7 +13,7 @@ from nitrokit.host.config import AgentError, Config
 _TIMEOUT = 20.0
 # PutLogEvents takes 10,000 events and 1,048,576 bytes a call, 26 bytes of which each event costs (CloudWatch Logs API Reference).
 _MAX_EVENTS, _MAX_BYTES, _EVENT_COST, _MAX_LINE = 2000, 900_000, 26, 200_000
-NAMESPACE = "Nitrokit"
+NAMESPACE, HEALTHY, RESTARTS = "Nitrokit", "EnclaveHealthy", "AppRestarts"
 
 
 class Stream:

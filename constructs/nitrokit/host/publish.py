@@ -81,7 +81,7 @@ class Publisher:
 
     def healthy(self, state: Dict[str, Any], *, wanted: bool) -> None:
         """The enclave is up; ``wanted``: it is what was deployed last."""
-        values = {"EnclaveHealthy": 1.0, "AppRestarts": float(state.get("restarts", 0))}
+        values = {cloudwatch.HEALTHY: 1.0, cloudwatch.RESTARTS: float(state.get("restarts", 0))}
         enclave = state["enclave"]
         told = {"enclave_id": enclave["EnclaveID"], "image": self._config.measurements["PCR0"]}
         if wanted:
@@ -91,7 +91,7 @@ class Publisher:
 
     def unhealthy(self, error: AgentError) -> None:
         """It is not."""
-        self._say({"status": "unhealthy", "reason": str(error)}, {"EnclaveHealthy": 0.0})
+        self._say({"status": "unhealthy", "reason": str(error)}, {cloudwatch.HEALTHY: 0.0})
 
     def _say(self, told: Dict[str, Any], values: Dict[str, float]) -> None:
         now, key = time.monotonic(), f"{told['status']} {told.get('enclave_id')}"

@@ -1,6 +1,8 @@
 """Fleets: instances as hosts have them, replaced one by one, and the one way in."""
 
 import json
+from types import SimpleNamespace
+from typing import Any, cast
 
 import aws_cdk as cdk
 import pytest
@@ -15,6 +17,7 @@ from nitrokit.cdk.enclave_host import EnclaveHost
 from nitrokit.cdk.enclave_image import EnclaveImage
 from nitrokit.cdk.parent import EnclaveParent
 from nitrokit.core.sizing import SizingError
+from nitrokit.host import cloudwatch as publishing
 
 
 def _one(stack, kind):
@@ -132,6 +135,29 @@ def test_the_group_scales_on_any_metric(new_stack):
         "TargetTrackingConfiguration": {"CustomizedMetricSpecification": Match.object_like({"Namespace": "Mine"}), "TargetValue": 100}
     }
     Template.from_stack(stack).has_resource_properties("AWS::AutoScaling::ScalingPolicy", expected)
+
+
+def _published(name, values):
+    """(namespace, metric, dimensions) of what the agent tells, as CloudWatch takes them out of its line (CloudWatch User Guide "Embedded metric format specification")."""
+    line = json.loads(publishing.metric(cast(Any, SimpleNamespace(name=name)), values))
+    (directive,) = line["_aws"]["CloudWatchMetrics"]
+    dimensions = [{one: line[one] for one in names} for names in directive["Dimensions"]]
+    assert all(one["Name"] in line for one in directive["Metrics"])
+    return [(directive["Namespace"], one["Name"], found) for one in directive["Metrics"] for found in dimensions]
+
+
+def test_metrics_of_enclaves_are_those_that_the_agent_publishes_and_a_fleet_scales_on_them(new_stack, eif_file, eif_lock):
+    stack = new_stack()
+    fleet = EnclaveFleet(stack, "Fleet")
+    image = EnclaveImage.from_eif(stack, "Image", eif_file, name="small", measurements=eif_lock)
+    bootstrap = EnclaveBootstrap(stack, "Run", parent=fleet, image=image)
+    wanted = [bootstrap.metric_healthy(), bootstrap.metric_app_restarts()]
+    told = _published("small", {publishing.HEALTHY: 1.0, publishing.RESTARTS: 0.0})
+    assert [(one.namespace, one.metric_name, one.dimensions) in told for one in wanted] == [True, True]
+    fleet.auto_scaling_group.scale_to_track_metric("Load", metric=bootstrap.metric("Requests"), target_value=50)
+    tracked = _one(stack, "AWS::AutoScaling::ScalingPolicy")["Properties"]["TargetTrackingConfiguration"]["CustomizedMetricSpecification"]
+    assert (tracked["Namespace"], tracked["MetricName"], tracked["Statistic"]) == ("Nitrokit", "Requests", "Average")
+    assert tracked["Dimensions"] == [{"Name": "Enclave", "Value": "small"}]
 
 
 def test_a_command_is_granted_for_the_fleets_instances(new_stack):
