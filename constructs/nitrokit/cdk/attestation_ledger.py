@@ -12,6 +12,7 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
+from nitrokit.cdk.known import need_known
 from nitrokit.cdk.monitor_function import FunctionOptions, MonitorFunction
 from nitrokit.cdk.wildcards import acknowledge_wildcards
 from nitrokit.core.ledger.layout import ENCLAVE, INDEX, KEY, PLACE
@@ -55,6 +56,7 @@ class AttestationLedger(Construct):
     ) -> None:
         super().__init__(scope, id)
         every, kept = schedule or Duration.hours(1), retention or Duration.days(365)
+        need_known(schedule=every, retention=kept)
         if every.to_seconds() < _SHORTEST.to_seconds():
             raise ValueError(f"schedule {every.to_seconds():.0f} s is too short; expected at least {_SHORTEST.to_seconds():.0f} s")
         if kept.to_days(integral=False) < 1:

@@ -20,6 +20,7 @@ from nitrokit.cdk.attestation_verifier import AttestationVerifier, trust_environ
 from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
 from nitrokit.cdk.enclave_key import EnclaveKey
 from nitrokit.cdk.key_monitor import KeyMonitor
+from nitrokit.cdk.known import need_known
 from nitrokit.cdk.monitor_function import FunctionOptions, MonitorFunction
 from nitrokit.cdk.monitor_settings import MonitorSettings
 from nitrokit.cdk.wildcards import acknowledge_wildcards
@@ -69,6 +70,7 @@ class AttestationMonitor(Construct):
     ) -> None:
         super().__init__(scope, id)
         every = schedule or Duration.minutes(15)
+        need_known(schedule=every)
         if every.to_seconds() < 60:
             raise ValueError(f"schedule {every.to_seconds()} s is too short; expected at least 60 s")
         if not bootstraps:

@@ -7,10 +7,11 @@ from aws_cdk import aws_codepipeline_actions as actions
 from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
+from nitrokit.cdk.known import seconds
 from nitrokit.cdk.monitor_function import FunctionOptions, MonitorFunction
 
 _TIMEOUT = Duration.minutes(15)
-_LONGEST = Duration.hours(23)  # CodePipeline ends an Invoke action after 24 hours (CodePipeline User Guide "Quotas")
+_WAIT = range(23 * 3600 + 1)  # seconds: CodePipeline ends an Invoke action after 24 hours (CodePipeline User Guide "Quotas")
 
 
 class AwaitAttestation(Construct):
@@ -37,15 +38,13 @@ class AwaitAttestation(Construct):
         architecture: lambda_.Architecture | None = None,
     ) -> None:
         super().__init__(scope, id)
-        seconds = (wait or Duration.minutes(30)).to_seconds()
-        if not 0 <= seconds <= _LONGEST.to_seconds():
-            raise ValueError(f"wait {seconds:.0f} s is out of range; expected at most {_LONGEST.to_seconds():.0f} s")
+        longest = seconds("wait", wait or Duration.minutes(30), _WAIT)
         waiting = MonitorFunction(
             self,
             "Await",
             name="await_attestation",
             description="Ends a pipeline's action when every enclave has attested",
-            environment={"CHECK_FUNCTION": check.function_arn, "WAIT_SECONDS": str(int(seconds))},
+            environment={"CHECK_FUNCTION": check.function_arn, "WAIT_SECONDS": str(longest)},
             options=FunctionOptions(runtime, architecture),
             timeout=_TIMEOUT,
             concurrency=concurrency,

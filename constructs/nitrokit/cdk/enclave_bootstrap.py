@@ -20,6 +20,7 @@ from constructs import Construct
 
 from nitrokit.cdk.enclave_host import EnclaveHost
 from nitrokit.cdk.enclave_image import EnclaveImage
+from nitrokit.cdk.known import seconds
 from nitrokit.cdk.parent import EnclaveParent, EnclaveSlots
 from nitrokit.cdk.wildcards import BUCKET_WRITES, acknowledge_wildcards
 from nitrokit.host.bundle import build_agent
@@ -64,8 +65,8 @@ class EnclaveBootstrap(Construct):
         diagnostics_bucket: s3.IBucket | None = None,
     ) -> None:
         super().__init__(scope, id)
-        wait = _seconds("timeout", timeout or Duration.minutes(15), _WAIT)
-        self._healthy_within = _seconds("healthy_within", healthy_within or Duration.minutes(2), _HEALTHY)
+        wait = seconds("timeout", timeout or Duration.minutes(15), _WAIT)
+        self._healthy_within = seconds("healthy_within", healthy_within or Duration.minutes(2), _HEALTHY)
         self.parent, self.image = parent, image
         self.slot = parent.enclaves.claim(image.name, cpu_count=image.cpu_count, memory_mib=image.memory_mib, egress=image.egress, cid=cid)
         self.log_group = log_group or logs.LogGroup(self, "Logs", retention=logs.RetentionDays.ONE_YEAR)
@@ -205,13 +206,6 @@ class _Pool:
 
     def produce(self) -> Any:
         return [{"name": one.name, "cpu_count": one.cpu_count, "memory_mib": one.memory_mib} for one in self._slots]
-
-
-def _seconds(name: str, duration: Duration, allowed: range) -> int:
-    seconds = int(duration.to_seconds())
-    if seconds not in allowed:
-        raise ValueError(f"{name} {seconds} s is out of range; expected {allowed.start} to {allowed.stop - 1} s")
-    return seconds
 
 
 def _kept(agent: bytes) -> Path:

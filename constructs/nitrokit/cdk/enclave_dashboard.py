@@ -12,6 +12,7 @@ from nitrokit.cdk.attestation_monitor import NAMESPACE, SERVICE, AttestationMoni
 from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
 from nitrokit.cdk.enclave_fleet import EnclaveFleet
 from nitrokit.cdk.enclave_host import EnclaveHost
+from nitrokit.cdk.known import need_known
 from nitrokit.core.reference_values import ReferenceValues
 
 _WIDTH = 12
@@ -46,6 +47,7 @@ class EnclaveDashboard(Construct):
         period: Duration | None = None,
     ) -> None:
         super().__init__(scope, id)
+        need_known(period=period)
         self._period = period or Duration.minutes(5)
         self.dashboard = cloudwatch.Dashboard(self, "Dashboard", period_override=cloudwatch.PeriodOverride.AUTO)
         shown = [*alarms, *(alarm for monitor in monitors for alarm in monitor.alarms)]

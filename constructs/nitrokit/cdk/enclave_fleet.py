@@ -17,6 +17,7 @@ from constructs import Construct
 from nitrokit.cdk import parent_parts
 from nitrokit.cdk.enclave_image import EnclaveImage
 from nitrokit.cdk.enclave_network import EnclaveNetwork
+from nitrokit.cdk.known import is_token, need_known
 from nitrokit.cdk.parent import EnclaveSlots
 
 FLEET_TAG = "nitrokit:fleet"
@@ -30,7 +31,7 @@ class EnclaveFleet(Construct):
     - ``images``, ``network``, ``machine_image``, ``role_name``, ``volume_size``, ``volume_key``: as of EnclaveHost; all instances are alike, and have one role.
     - ``instance_types``: default one type, the smallest that holds the enclaves. Several are taken in this order, as there is capacity; each must hold all enclaves.
     - ``min_capacity``: default 2; ``max_capacity``: default twice that. While a deployment replaces instances, ``min_capacity`` of them stay in service, so it must be less than
-      ``max_capacity``.
+      ``max_capacity``. Both may be tokens, ``min_capacity`` beside a ``max_capacity`` alone.
 
     Instances are replaced one by one when the launch template changes. With a FleetAdmission an instance goes into service, and the next one is replaced, only when its enclaves have
     proven by attestation what they run; without one, as soon as it runs. ``capacity_alarm``: fewer than ``min_capacity`` are in service; it has no action yet.
@@ -53,8 +54,10 @@ class EnclaveFleet(Construct):
         volume_key: kms.IKey | None = None,
     ) -> None:
         super().__init__(scope, id)
+        if max_capacity is None:
+            need_known(min_capacity=min_capacity)
         largest = 2 * min_capacity if max_capacity is None else max_capacity
-        if not 0 < min_capacity < largest:
+        if not (is_token(min_capacity) or is_token(largest)) and not 0 < min_capacity < largest:
             raise ValueError(
                 f"min_capacity {min_capacity} and max_capacity {largest} leave no room; expected 0 < min_capacity < max_capacity"
             )

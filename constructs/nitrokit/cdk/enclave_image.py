@@ -14,6 +14,7 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_s3_assets as s3_assets
 from constructs import Construct
 
+from nitrokit.cdk.known import need_known
 from nitrokit.core import boot
 from nitrokit.core.eif import read_eif
 from nitrokit.core.hugepages import enclave_memory
@@ -75,6 +76,7 @@ class EnclaveImage(Construct):
         controlled: bool = True,
     ) -> None:
         super().__init__(scope, id)
+        need_known(name=name, arch=arch, cpu_count=cpu_count, memory_mib=memory_mib)
         self.controlled = controlled
         self.name = name
         self.reference_values = _lock_of(measurements)
@@ -176,7 +178,7 @@ class EnclaveImage(Construct):
             measurements=measurements,
             arch=arch,
             cpu_count=cpu_count,
-            memory_mib=enclave_memory(0, memory_mib),
+            memory_mib=_memory(0, memory_mib),
             egress=egress,
             source=eif,
         )
@@ -206,7 +208,7 @@ class EnclaveImage(Construct):
             measurements=measurements,
             arch=arch,
             cpu_count=cpu_count,
-            memory_mib=enclave_memory(0, memory_mib),
+            memory_mib=_memory(0, memory_mib),
             egress=egress,
             source=image,
             controlled=False,
@@ -234,7 +236,7 @@ class EnclaveImage(Construct):
             measurements=measurements,
             arch=arch,
             cpu_count=cpu_count,
-            memory_mib=enclave_memory(eif.stat().st_size, memory_mib),
+            memory_mib=_memory(eif.stat().st_size, memory_mib),
             egress=egress,
         )
         asset = s3_assets.Asset(image, "Eif", path=str(eif))
@@ -266,6 +268,11 @@ class EnclaveImage(Construct):
 
 def _lock_of(measurements: Measurements | ReferenceValues) -> ReferenceValues:
     return measurements if isinstance(measurements, ReferenceValues) else ReferenceValues(measurements)
+
+
+def _memory(eif_bytes: int, memory_mib: int | None) -> int:
+    need_known(memory_mib=memory_mib)
+    return enclave_memory(eif_bytes, memory_mib)
 
 
 def _sha256(path: Path) -> str:

@@ -14,6 +14,7 @@ from constructs import Construct, IValidation
 
 from nitrokit.cdk.attested_key import AttestedKey, ImportedKey
 from nitrokit.cdk.enclave_key_grants import EnclaveKeyGrants, KeyPolicy, MeasuredImage
+from nitrokit.cdk.known import is_token, need_known
 from nitrokit.core.intrinsics import Environment, concrete, longest
 from nitrokit.core.key_policy import Finding, PolicyError, Severity, analyze_key_policy, check_size
 
@@ -51,6 +52,8 @@ class EnclaveKey(AttestedKey):
         description: str | None = None,
     ) -> None:
         super().__init__(scope, id)
+        if is_token(data_owners):
+            need_known(data_owners=data_owners)
         _check(images, host_role, sealed, administrator_arn, multi_region)
         self._policy = KeyPolicy(Aws.ACCOUNT_ID, Aws.PARTITION, administrator_arn, sealed)
         names = ", ".join(image.name for image in images or ())

@@ -9,6 +9,7 @@ from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 
+from nitrokit.cdk.known import need_known
 from nitrokit.core.key_policy.statements import ATTESTED_ACTIONS
 
 _BASIC = ("ssm", "ssmmessages", "ec2messages", "kms", "logs")
@@ -44,6 +45,7 @@ class EnclaveNetwork(Construct):
         services: Sequence[str] = (),
     ) -> None:
         super().__init__(scope, id)
+        need_known(max_azs=max_azs, cidr=cidr, services=services)
         self._interfaces: dict[str, ec2.InterfaceVpcEndpoint] = {}
         self._s3: ec2.GatewayVpcEndpoint | None = None
         vpc = self._make_vpc(max_azs, cidr)

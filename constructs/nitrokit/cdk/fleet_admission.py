@@ -13,6 +13,7 @@ from constructs import Construct
 from nitrokit.cdk.attestation_verifier import trust_environment
 from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
 from nitrokit.cdk.enclave_fleet import FLEET_TAG, EnclaveFleet
+from nitrokit.cdk.known import seconds
 from nitrokit.cdk.monitor_function import FunctionOptions, MonitorFunction
 from nitrokit.cdk.monitor_settings import MonitorSettings
 from nitrokit.core.attestation import AWS_NITRO_ROOT_G1, TrustAnchor
@@ -50,8 +51,7 @@ class FleetAdmission(Construct):
     ) -> None:
         super().__init__(scope, id)
         wait = timeout or Duration.minutes(20)
-        if wait.to_seconds() not in _TIMEOUT:
-            raise ValueError(f"timeout {wait.to_seconds()} s is out of range; expected {_TIMEOUT.start} to {_TIMEOUT.stop - 1} s")
+        seconds("timeout", wait, _TIMEOUT)
         if not bootstraps or any(one.parent is not fleet for one in bootstraps):
             raise ValueError(f"{self.node.path} has no bootstrap, or one of another parent; expected those of {fleet.node.path}")
         if Stack.of(fleet) is not Stack.of(self):

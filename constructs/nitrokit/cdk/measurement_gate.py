@@ -12,6 +12,7 @@ from aws_cdk import aws_codepipeline_actions as actions
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 
+from nitrokit.cdk.known import seconds
 from nitrokit.cdk.wildcards import BUCKET_WRITES, acknowledge_wildcards
 from nitrokit.gate.access import access_policy
 
@@ -23,6 +24,7 @@ _BUILD = (
     "(cd built && sha256sum ./*.eif > eifs.sha256 && rm -f ./*.eif)",
 )  # fmt: skip
 _RETIRE = 'for lock in {images}/*/measurements.json; do nitrokit lock "$(dirname "$lock")" --retire-all || exit $?; done'
+_HEALTH = range(8 * 3600 + 1)  # seconds: the longest build (CodeBuild User Guide "Quotas for AWS CodeBuild")
 _LANGUAGES = {"python": "3.13", "nodejs": "22"}
 
 
@@ -52,7 +54,7 @@ class MeasurementGate(Construct):
     ) -> None:
         super().__init__(scope, id)
         self._images, self._install, self._synth = images, list(install), synth
-        self._health = health_timeout or Duration.minutes(30)
+        self._health = seconds("health_timeout", health_timeout or Duration.minutes(30), _HEALTH)
         self._environment = codebuild.BuildEnvironment(build_image=build_image or codebuild.LinuxBuildImage.STANDARD_7_0)
         self._variables = dict(environment or {})
 
@@ -126,7 +128,7 @@ class MeasurementGate(Construct):
         return [compare, self._synth, f"nitrokit gate {self._images} --templates cdk.out --output gate.xml"]
 
     def _attesting(self, stack_name: str) -> list[str]:
-        return [f"nitrokit gate {self._images} --stack {stack_name} --wait {self._health.to_seconds():.0f} --output gate.xml"]
+        return [f"nitrokit gate {self._images} --stack {stack_name} --wait {self._health} --output gate.xml"]
 
     def _retiring(self, stack_name: str) -> list[str]:
         settled = f"nitrokit gate {self._images} --stack {stack_name} --only enclave --settled --output gate.xml"
