@@ -1,7 +1,8 @@
 """The Lambda that tells who decrypted what with which image: CloudTrail's attested KMS events, joined with the locks and the ledger.
 
 Environment: SETTINGS_PATH (below it, keys and fleets), STATE_TABLE; LEDGER_TABLE and SECURITY_HUB ("true") where wanted.
-Event: what the schedule sends: everything since the last time, up to a quarter of an hour ago, when CloudTrail has delivered it (CloudTrail User Guide: within 15 minutes on average). By hand
+Event: what the schedule sends: everything since the last time, up to a quarter of an hour ago, when CloudTrail has delivered it (CloudTrail User Guide: within 15 minutes on average), five
+minutes at a time, so that what piled up is worked off, and what an invocation did not get to is the next one's. By hand
 ``{"since": "2026-06-07T00:00:00Z", "until": …}``, at most 90 days back.
 Answer: {"since", "until", "counts": {kind: number}, "uses": [{"time", "principal", "action", "key", "kind", "enclave", "set", "module_id", "pcrs", "ledger", …}], "truncated"}.
 """
@@ -29,7 +30,8 @@ from nitrokit.handlers.ledger_store import Ledger
 from nitrokit.handlers.run_store import RunStore
 
 SERVICE = "audit"
-DELAY, FIRST = timedelta(minutes=15), timedelta(hours=1)
+DELAY, FIRST, STEP = timedelta(minutes=15), timedelta(hours=1), timedelta(minutes=5)
+_STEP_TAKES = timedelta(minutes=5)
 MAX_USES = 1000
 logger = Logger(service=SERVICE)
 tracer = Tracer(service=SERVICE)
@@ -37,20 +39,31 @@ tracer = Tracer(service=SERVICE)
 
 @tracer.capture_lambda_handler(capture_response=False)
 def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
-    """The Lambda's handler."""
-    environment, now = os.environ, datetime.now(UTC)
-    store = RunStore(boto3.client("dynamodb"), environment["STATE_TABLE"])
-    by_hand = "since" in event
-    mark = None if by_hand else store.mark(SERVICE)
-    since, until = window(event.get("since") or mark, now - DELAY - FIRST), window(event.get("until"), now - DELAY)
-    found = _audited(environment, since, until)
-    if not by_hand:
-        _report(found, environment, context)
-        store.set_mark(SERVICE, until.isoformat(), mark)
-    uses = [one.as_dict() for one in found[:MAX_USES]]
+    """The Lambda's handler. Raises AuditError."""
+    now = datetime.now(UTC)
+    until = window(event.get("until"), now - DELAY)
+    if "since" in event:
+        since = window(event["since"], until)
+        found = _audited(os.environ, since, until)
+    else:
+        since, until, found = _go_on(os.environ, until, context)
     told = {"since": since.isoformat(), "until": until.isoformat(), "counts": kinds(found)}
     logger.info("audited", **told)
-    return {**told, "uses": uses, "truncated": len(found) > MAX_USES}
+    return {**told, "uses": [one.as_dict() for one in found[:MAX_USES]], "truncated": len(found) > MAX_USES}
+
+
+def _go_on(environment: Mapping[str, str], until: datetime, context: Any) -> tuple[datetime, datetime, list[Audited]]:
+    """From where the last one stopped, step by step while there is time: (since, how far it came, what was found)."""
+    store = RunStore(boto3.client("dynamodb"), environment["STATE_TABLE"])
+    mark, found = store.mark(SERVICE), list[Audited]()
+    since = reached = window(mark, until - FIRST)
+    while reached < until and context.get_remaining_time_in_millis() > _STEP_TAKES.total_seconds() * 1000:
+        end = min(reached + STEP, until)
+        some = _audited(environment, reached, end)
+        _report(some, environment, context)
+        store.set_mark(SERVICE, end.isoformat(), mark)
+        reached, mark, found = end, end.isoformat(), found + some
+    return since, reached, found
 
 
 def _audited(environment: Mapping[str, str], since: datetime, until: datetime) -> list[Audited]:
@@ -77,8 +90,9 @@ def _records(table: str | None) -> Records | None:
     ledger = Ledger(table)
     frontier, indexes = ledger.head().frontier, dict[str, TableIndex]()
 
-    def records(enclave: str, host: str, last: int) -> Iterator[LedgerRecord]:
-        return indexes.setdefault(enclave, TableIndex(ledger, frontier, enclave)).records(host, 0, last, backwards=True)
+    def records(enclave: str, host: str, first: int, last: int, *, backwards: bool) -> Iterator[LedgerRecord]:
+        index = indexes.get(enclave) or indexes.setdefault(enclave, TableIndex(ledger, frontier, enclave))
+        return index.records(host, first, last, backwards=backwards)
 
     return records
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 from nitrokit.core.ledger import LedgerRecord
 from nitrokit.core.measurements import Measurements
+from nitrokit.errors import UsageError
 from nitrokit.handlers.findings import Finding
 from nitrokit.handlers.key_use import KeyUse
 from nitrokit.handlers.settings import Fleet
@@ -21,8 +22,20 @@ _TITLES = {
     UNKNOWN: "Data was opened for an image that no lock accepts",
 }
 _MOST_RECORDS = 200
-Records = Callable[[str, str, int], Iterator[LedgerRecord]]
-"""(enclave, instance id, milliseconds) → the ledger's records of it up to then, the newest first."""
+_END = 10**15 - 1
+
+
+class Records(Protocol):
+    """The ledger, asked for one enclave's records on one host."""
+
+    def __call__(self, enclave: str, host: str, first: int, last: int, *, backwards: bool) -> Iterator[LedgerRecord]:
+        """Those from ``first`` to ``last`` (milliseconds), in the order of their times, or the newest first."""
+
+
+class AuditError(UsageError):
+    """An audit that was asked for wrongly."""
+
+    area = "audit"
 
 
 @dataclass(frozen=True)
@@ -70,7 +83,7 @@ class Auditor:
 
     fleets: Sequence[Fleet]
     records: Records | None = None
-    _known: dict[tuple[str, str], list[LedgerRecord]] = field(default_factory=dict)
+    _known: dict[tuple[str, str, datetime], LedgerRecord | None] = field(default_factory=dict)
 
     def audit(self, use: KeyUse) -> Audited:
         """Judge one use."""
@@ -87,15 +100,21 @@ class Auditor:
         return Audited(use, ATTESTED, fleet.enclave, standing, self._record(fleet.enclave, use))
 
     def _record(self, enclave: str, use: KeyUse) -> LedgerRecord | None:
-        """The check of this very enclave that is nearest before the use; else its first after it. An enclave's records are read once."""
+        """The check of this very enclave that is nearest before the use; else its first after it. What was used in one second is looked for once."""
         if self.records is None or use.instance_id is None or use.module_id is None:
             return None
-        key = (enclave, use.module_id)
+        key = (enclave, use.module_id, use.time)
         if key not in self._known:
-            newest = islice(self.records(enclave, use.instance_id, 10**15 - 1), _MOST_RECORDS)
-            self._known[key] = [one for one in newest if one.entry.module_id == use.module_id]
-        found = self._known[key]
-        return next((one for one in found if one.entry.time <= use.time), found[-1] if found else None)
+            time = int(use.time.timestamp() * 1000)
+            before = self.records(enclave, use.instance_id, 0, time, backwards=True)
+            after = self.records(enclave, use.instance_id, time + 1, _END, backwards=False)
+            self._known[key] = _first_of(use.module_id, before) or _first_of(use.module_id, after)
+        return self._known[key]
+
+
+def _first_of(module_id: str, records: Iterator[LedgerRecord]) -> LedgerRecord | None:
+    """A host may have run others before and after."""
+    return next((one for one in islice(records, _MOST_RECORDS) if one.entry.module_id == module_id), None)
 
 
 def _standing(fleet: Fleet, use: KeyUse) -> str | None:
@@ -117,6 +136,14 @@ def kinds(found: Sequence[Audited]) -> dict[str, int]:
     return {kind: sum(one.kind == kind for one in found) for kind in (ATTESTED, DENIED, UNATTESTED, DEBUG, UNKNOWN)}
 
 
-def window(text: str | None, default: datetime) -> datetime:
-    """A time of the event, or the default."""
-    return default if text is None else datetime.fromisoformat(text.replace("Z", "+00:00"))
+def window(text: object, default: datetime) -> datetime:
+    """A time of the event, or the default. Raises AuditError."""
+    if text is None:
+        return default
+    try:
+        found = datetime.fromisoformat(str(text).replace("Z", "+00:00"))
+    except ValueError:
+        found = datetime.min
+    if found.tzinfo is None:
+        raise AuditError("time", "since and until are times with their offset", got=str(text)[:40], expected="e.g. 2026-06-07T00:00:00Z")
+    return found

@@ -38,7 +38,7 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     told = []
     for key in settings.keys(boto3.client("ssm"), environment):
         state = examine(kms, key, account.account, account.partition)
-        restored = bool(state.problems) and environment.get("RESTORE") == "true" and _restored(state, environment)
+        restored = (state.edited or bool(state.grants)) and environment.get("RESTORE") == "true" and _restored(state, environment)
         _report(state, restored, store, publisher, context.aws_request_id)
         told.append({"key": key.arn, "intact": not state.problems, "problems": list(state.problems), "restored": restored})
     verdict = "PASS" if told and all(one["intact"] for one in told) else "FAIL"
@@ -47,13 +47,13 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
 
 
 def _restored(state: KeyState, environment: Mapping[str, str]) -> bool:
-    """Whether restoring succeeded; where it did not, the finding says so and the log why."""
+    """Whether nothing is left to mend; where something is, the finding says so and the log why."""
     try:
         restore(_restorer(environment), state)
     except Exception:  # whatever is in the way must not keep the finding from being reported
         logger.exception("not restored", key=state.key.arn)
         return False
-    return True
+    return not state.lasting
 
 
 def _restorer(environment: Mapping[str, str]) -> Any:

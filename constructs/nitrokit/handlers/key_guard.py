@@ -22,10 +22,14 @@ _UNREADABLE = ("AccessDeniedException", "NotFoundException", "KMSInvalidStateExc
 
 @dataclass(frozen=True)
 class KeyState:
-    """What was found. ``problems``: one sentence each; none: the key is as synthesised. ``grants``: those that exist."""
+    """What was found. ``problems``: one sentence each; none: the key is as synthesised. ``edited``: its policy differs; ``grants``: those that exist; ``lasting``: those of the problems that
+    ``restore`` does not mend.
+    """
 
     key: GuardedKey
     problems: tuple[str, ...]
+    lasting: tuple[str, ...]
+    edited: bool = False
     grants: tuple[Grant, ...] = ()
 
     @property
@@ -57,14 +61,16 @@ def examine(kms: Any, key: GuardedKey, account: str, partition: str) -> KeyState
     except ClientError as error:
         if error.response["Error"]["Code"] not in _UNREADABLE:
             raise
-        return KeyState(key, (f"the key cannot be read: {error.response['Error']['Code']}",))
-    problems = [
-        *_state(described),
-        *_policy(deployed, key, grants, account, partition),
+        unreadable = (f"the key cannot be read: {error.response['Error']['Code']}",)
+        return KeyState(key, unreadable, unreadable)
+    lasting, different = (*_state(described), *moved), _differences(deployed, key)
+    problems = (
+        *lasting,
+        *different,
+        *_openings(deployed, key, grants, account, partition),
         *(f"grant {one.id} lets {one.grantee_principal} {', '.join(one.operations)}" for one in grants),
-        *moved,
-    ]
-    return KeyState(key, tuple(problems), grants)
+    )
+    return KeyState(key, problems, lasting, bool(different), grants)
 
 
 def _grants(kms: Any, arn: str) -> tuple[Grant, ...]:
@@ -98,16 +104,21 @@ def _state(described: dict[str, Any]) -> list[str]:
     return found
 
 
-def _policy(deployed: str, key: GuardedKey, grants: Sequence[Grant], account: str, partition: str) -> list[str]:
-    """Differences from what was synthesised, and what they open that it does not."""
+def _differences(deployed: str, key: GuardedKey) -> list[str]:
     try:
-        different = policy_differences(deployed, key.policy)
-        known = {_what(one) for one in analyze_key_policy(key.policy, account=account, partition=partition)}
-        found = analyze_key_policy(deployed, account=account, partition=partition, grants=grants)
+        return policy_differences(deployed, key.policy)
     except PolicyError as error:
         return [f"its policy is not understood: {error}"]
-    bad = [one for one in found if one.severity >= Severity.HIGH and _what(one) not in known]
-    return [*different, *map(_told, bad)]
+
+
+def _openings(deployed: str, key: GuardedKey, grants: Sequence[Grant], account: str, partition: str) -> list[str]:
+    """What policy and grants open that the synthesised policy does not. A policy that is not understood was told already."""
+    try:
+        known = {_what(one) for one in analyze_key_policy(key.policy, account=account, partition=partition)}
+        found = analyze_key_policy(deployed, account=account, partition=partition, grants=grants)
+    except PolicyError:
+        return []
+    return [_told(one) for one in found if one.severity >= Severity.HIGH and _what(one) not in known]
 
 
 def _what(one: PolicyFinding) -> object:
@@ -120,10 +131,13 @@ def _told(one: PolicyFinding) -> str:
 
 
 def restore(kms: Any, state: KeyState) -> None:
-    """Put the synthesised policy back, and revoke every grant. ``kms``: of the one who may; on a sealed key nobody may change the policy, so nobody could have.
+    """Put the synthesised policy back where it differs, and revoke every grant. ``kms``: of the one who may; on a sealed key nobody may change the policy, so nobody could have.
 
     An alias stays where it is: moving it takes a permission on the other key, too.
     """
-    kms.put_key_policy(KeyId=state.key.arn, PolicyName="default", Policy=json.dumps(state.key.policy), BypassPolicyLockoutSafetyCheck=True)
+    if state.edited:
+        kms.put_key_policy(
+            KeyId=state.key.arn, PolicyName="default", Policy=json.dumps(state.key.policy), BypassPolicyLockoutSafetyCheck=True
+        )
     for one in state.grants:
         kms.revoke_grant(KeyId=state.key.arn, GrantId=one.id)

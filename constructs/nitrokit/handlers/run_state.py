@@ -17,7 +17,7 @@ from nitrokit.errors import NitrokitError
 
 EVERYTHING = "*"
 MAX_FAILURES = 50
-_REMEMBERED = 64
+_REMEMBERED, _NAMED = 64, 1000
 
 
 class RunError(NitrokitError):
@@ -80,6 +80,8 @@ class RunState:
             return self
         covered = trigger.scheduled and self.run_id is not None and EVERYTHING in self.scope
         pending = self.pending if covered else (*self.pending, *(one for one in trigger.scope if one not in self.pending))
+        if len(pending) > _NAMED:  # an item of DynamoDB would not hold all their names
+            pending = (EVERYTHING,)
         return replace(self, pending=pending, triggers=(*self.triggers, trigger.id)[-_REMEMBERED:])
 
     def taken(self, owner: str, now: datetime, lease: timedelta, new_run_id: str) -> RunState:

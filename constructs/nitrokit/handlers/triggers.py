@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from nitrokit.errors import UsageError
 from nitrokit.handlers.run_state import EVERYTHING, Trigger
 
 CONTINUE = "nitrokit:continue"
@@ -18,8 +19,14 @@ _SCHEDULED = "Scheduled Event"
 _INSTANCE = re.compile(r"i-[0-9a-f]{8,17}")
 
 
+class TriggerError(UsageError):
+    """A check that was asked for wrongly."""
+
+    area = "check"
+
+
 def trigger_of(event: Mapping[str, Any], request_id: str) -> Trigger | None:
-    """The trigger that an event is; None for the one that only goes on with a run. An invocation by hand may name ``instances``."""
+    """The trigger that an event is; None for the one that only goes on with a run. An invocation by hand may name ``instances``. Raises TriggerError."""
     if event.get(CONTINUE):
         return None
     identity = str(event.get("id") or request_id)
@@ -27,7 +34,15 @@ def trigger_of(event: Mapping[str, Any], request_id: str) -> Trigger | None:
         return Trigger(identity, _instances(event) or (EVERYTHING,))
     if "detail-type" in event:
         return Trigger(identity, scheduled=event["detail-type"] == _SCHEDULED)
-    return Trigger(identity, tuple(event.get("instances") or (EVERYTHING,)))
+    return Trigger(identity, _named(event["instances"]) if "instances" in event else (EVERYTHING,))
+
+
+def _named(instances: object) -> tuple[str, ...]:
+    if not isinstance(instances, list) or not instances or not all(isinstance(one, str) and _INSTANCE.fullmatch(one) for one in instances):
+        raise TriggerError(
+            "instances", "instances is a list of instance ids", got=repr(instances)[:200], expected='e.g. ["i-0123456789abcdef0"]'
+        )
+    return tuple(instances)
 
 
 def _instances(event: Mapping[str, Any]) -> tuple[str, ...]:

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from nitrokit.core.ledger import LedgerEntry
 from nitrokit.core.measurements import Measurements, digest
 from nitrokit.core.reference_values import ReferenceValues, RetiringSet
+from nitrokit.errors import NitrokitError
 from nitrokit.handlers import audit
 from nitrokit.handlers.auditor import Auditor
 from nitrokit.handlers.key_use import parse_event
 from nitrokit.handlers.ledger_store import Ledger
+from nitrokit.handlers.run_store import RunStore
 from nitrokit.handlers.settings import Fleet
 
 KEY = "arn:aws:kms:eu-west-1:123456789012:key/1"
@@ -137,7 +139,15 @@ def trail(monkeypatch):
     return make
 
 
-CONTEXT = SimpleNamespace(invoked_function_arn="arn:aws:lambda:eu-west-1:123456789012:function:f", aws_request_id="r")
+def _context(left=900):
+    return SimpleNamespace(
+        invoked_function_arn="arn:aws:lambda:eu-west-1:123456789012:function:f",
+        aws_request_id="r",
+        get_remaining_time_in_millis=lambda: left * 1000,
+    )
+
+
+CONTEXT = _context()
 
 
 def _entry(time, module_id, identity):
@@ -172,15 +182,69 @@ def test_who_decrypted_what_is_joined_with_the_check_before_it(deployed, trail, 
     assert by_id["c"]["ledger"] is None
 
 
-def test_the_scheduled_audit_goes_on_where_it_stopped_and_reports(deployed, trail, publisher, capsys):
+def test_the_nearest_check_is_found_behind_hundreds_of_later_ones(deployed, trail, measurements):
+    later = [_entry(NOW + timedelta(minutes=15 * number), MODULE, f"later{number}") for number in range(1, 250)]
+    deployed.append_all([_entry(NOW - timedelta(minutes=7), MODULE, "before"), *later])
+    trail([_event(measurements.pcrs(), identity="a"), _event(measurements.pcrs(), identity="b", time=NOW - timedelta(minutes=8))])
+    answer = audit.handler({"since": "2026-06-07T00:00:00Z", "until": "2026-06-08T00:00:00Z"}, CONTEXT)
+    times = {one["event_id"]: one["ledger"]["time"] for one in answer["uses"]}
+    assert times == {"a": "2026-06-07T11:53:00Z", "b": "2026-06-07T11:53:00Z"}, "before the use; else the first after it"
+
+
+@pytest.mark.parametrize("wrong", ["2026-06-07", "yesterday", 7, "2026-13-01T00:00:00Z"])
+def test_a_time_by_hand_that_is_none_is_told(deployed, wrong):
+    with pytest.raises(NitrokitError, match="audit/time"):
+        audit.handler({"since": wrong}, CONTEXT)
+
+
+class Trail:
+    """CloudTrail's history, as it answers for a window; ``asked``: the windows."""
+
+    def __init__(self, monkeypatch, events):
+        real = boto3.client
+        self.asked: list[tuple[datetime, datetime]] = []
+
+        def paginate(*, LookupAttributes, StartTime, EndTime):
+            assert LookupAttributes == [{"AttributeKey": "ResourceName", "AttributeValue": KEY}]
+            self.asked.append((StartTime, EndTime))
+            yield {
+                "Events": [
+                    {"CloudTrailEvent": json.dumps(one)}
+                    for one in events
+                    if StartTime <= datetime.fromisoformat(one["eventTime"]) <= EndTime
+                ]
+            }
+
+        client = SimpleNamespace(get_paginator=lambda _: SimpleNamespace(paginate=paginate))
+        monkeypatch.setattr("boto3.client", lambda service, *a, **k: client if service == "cloudtrail" else real(service, *a, **k))
+
+
+def test_what_piled_up_is_audited_window_by_window_and_goes_on_next_time(deployed, monkeypatch, publisher, capsys):
+    """A day's arrears with time for three windows: the mark moves with each, and nothing is lost or counted twice."""
+    start = datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)
+    RunStore(boto3.client("dynamodb"), "state").set_mark("audit", start.isoformat(), None)
+    events = [_event(identity=f"{number}", time=start + timedelta(minutes=2 * number)) for number in range(12)]
+    trail, left = Trail(monkeypatch, events), iter([900, 900, 900, 60])
+    context = _context()
+    context.get_remaining_time_in_millis = lambda: next(left) * 1000
+    first = audit.handler({}, context)
+    assert [end - begin for begin, end in trail.asked] == [timedelta(minutes=5)] * 3
+    assert (first["since"], first["until"]) == (start.isoformat(), (start + timedelta(minutes=15)).isoformat())
+    second = audit.handler({}, _context())
+    assert second["since"] == first["until"]
+    assert [one["event_id"] for one in (*first["uses"], *second["uses"])] == [f"{number}" for number in range(12)]
+    counts = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"KeyUses"' in line]
+    assert sum(one["KeyUses"][0] for one in counts if one["Kind"] == "unattested") == 12
+
+
+def test_the_scheduled_audit_goes_on_where_it_stopped_and_reports(deployed, monkeypatch, publisher, capsys):
     _, delivered = publisher
     now = datetime.now(UTC).replace(microsecond=0)
-    trail([_event(identity="inside", time=now - timedelta(minutes=30)), _event(identity="too new", time=now)], [])
+    Trail(monkeypatch, [_event(identity="inside", time=now - timedelta(minutes=30)), _event(identity="too new", time=now)])
     first = audit.handler({}, CONTEXT)
     assert [one["event_id"] for one in first["uses"]] == ["inside"]
     (event,) = delivered()
     assert (event["detail"]["kind"], event["detail"]["event"]) == ("audit", "inside")
-    trail([_event(identity="inside", time=now - timedelta(minutes=30))])
     second = audit.handler({}, CONTEXT)
     assert (second["since"], second["uses"]) == (first["until"], [])
     assert delivered() == []

@@ -10,6 +10,7 @@ from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ClientError
 
 from nitrokit.core.reference_values import ReferenceValues
+from nitrokit.errors import NitrokitError
 from nitrokit.handlers import check_enclaves
 from nitrokit.handlers.clients import RETRIES
 from nitrokit.handlers.hosts import Hosts
@@ -155,6 +156,12 @@ def test_events_say_what_to_check(event, scope, scheduled):
     assert trigger is not None
     assert (trigger.id, trigger.scope, trigger.scheduled) == ("e" if "id" in event else "request", scope, scheduled)
     assert trigger_of({"nitrokit:continue": True}, "request") is None
+
+
+@pytest.mark.parametrize("wrong", ["i-0123456789abcdef0", [1], ["nonsense"], {"a": 1}, []])
+def test_instances_by_hand_that_are_none_are_told(wrong):
+    with pytest.raises(NitrokitError, match="check/instances"):
+        trigger_of({"instances": wrong}, "request")
 
 
 # Throttling, by botocore's own retries

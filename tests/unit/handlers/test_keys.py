@@ -120,8 +120,9 @@ def test_a_policy_edited_by_hand_is_told_and_can_be_put_back(local, make_key, ch
     assert _examine(local, key).problems == ()
 
 
-def test_a_grant_is_told_and_revoked(local, make_key):
-    key = make_key()
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_grant_is_told_and_revoked(local, make_key, sealed):
+    key = make_key(sealed=sealed)
     from moto.kms.models import kms_backends
 
     backend = kms_backends[ACCOUNT]["us-east-1"]

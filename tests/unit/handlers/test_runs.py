@@ -202,3 +202,17 @@ def test_a_step_whose_answer_was_lost_counts_once():
     assert EVERYTHING in once.scope
     with pytest.raises(RunError):
         once.advanced("you", once, chunk)
+
+
+def test_ten_thousand_launches_at_once_wait_in_one_item():
+    """An item holds 400 KB (Amazon DynamoDB Developer Guide, "Quotas"): what outgrows it is all hosts."""
+    state = RunState()
+    for number in range(10_000):
+        state = state.triggered(Trigger(str(number), (instance(number),)))
+    state = state.taken("me", datetime.now(UTC), timedelta(minutes=1), "run")
+    assert all(state.covers(instance(number)) for number in range(10_000))
+    few = RunState().triggered(Trigger("1", (instance(1),))).triggered(Trigger("2", (instance(2),)))
+    assert few.pending == (instance(1), instance(2))
+    for number in range(10_000):
+        state = state.triggered(Trigger(f"again{number}", (instance(number),)))
+    assert len(state.to_json()) < 100_000
