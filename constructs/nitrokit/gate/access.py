@@ -11,7 +11,7 @@ _ANY = ("cloudformation:ListExports", "ec2:DescribeInstances", "ssm:GetCommandIn
 
 
 def access_policy(*stacks: str, account: str = "*", region: str = "*", partition: str = "aws") -> dict[str, Any]:
-    """An IAM policy that suffices for every comparison. ``stacks``: their names, default any; the documents' names begin with them, as CloudFormation makes them.
+    """An IAM policy that suffices for every comparison. ``stacks``: their names, default any; the names of nested stacks and documents begin with them, as CloudFormation makes them.
 
     The key policies must leave reading to IAM too, as EnclaveKey's do. ``ssm:SendCommand`` can run these documents alone: they ask an enclave for a document and the agent for its state.
     """
@@ -24,7 +24,7 @@ def access_policy(*stacks: str, account: str = "*", region: str = "*", partition
     return {
         "Version": "2012-10-17",
         "Statement": [
-            _allow("ReadStack", _STACK, [arn("cloudformation", f"stack/{name}/*") for name in names]),
+            _allow("ReadStack", _STACK, [arn("cloudformation", f"stack/{name}{rest}/*") for name in names for rest in ("", "-*")]),
             _allow("ReadKeys", _KEYS, [arn("kms", "key/*")]),
             _allow("AskHosts", ("ssm:SendCommand",), [*documents, arn("ec2", "instance/*")]),
             _allow("ReadAnswers", _ANY, ["*"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -28,17 +29,25 @@ def compare_deployed(plan: Plan, time: datetime) -> Iterator[Comparison]:
         yield from compare_key(plan.client("kms"), Key(key), plan.images, time)
     for name in plan.stacks:
         try:
-            stack = read_stack(plan.client("cloudformation"), name)
+            stacks = list(_with_nested(plan.client("cloudformation"), name))
         except _AWS as error:
             yield from (Comparison(place, name, "unreachable", f"the stack cannot be read: {error}") for place in plan.places)
             continue
         for place in plan.places:
             found = False
-            for one in _AT[place](plan, stack, time):
+            for one in (one for stack in stacks for one in _AT[place](plan, stack, time)):
                 found = True
                 yield one
             if not found:
                 yield Comparison(place, name, "unreachable", f"the stack has no {place} to compare")
+
+
+def _with_nested(cloudformation: Any, name: str) -> Iterator[Stack]:
+    """The stack, and those nested in it. Raises botocore's errors."""
+    stack = read_stack(cloudformation, name)
+    yield stack
+    for _, nested, _ in stack.resources("AWS::CloudFormation::Stack"):
+        yield from _with_nested(cloudformation, nested)
 
 
 def _keys(plan: Plan, stack: Stack, time: datetime) -> Iterator[Comparison]:

@@ -2,7 +2,9 @@
 
 import base64
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -18,7 +20,7 @@ from nitrokit.gate.access import access_policy
 from nitrokit.gate.enclaves import Expected, Judge
 from nitrokit.gate.fleets import enclaves_of
 from nitrokit.gate.hosts import compare_host
-from nitrokit.gate.report import Outcome
+from nitrokit.gate.report import Outcome, Place
 from nitrokit.gate.run import Plan, run_gate
 from nitrokit.gate.stack import Stack
 from nitrokit.handlers.hosts import Answer, Output
@@ -223,8 +225,9 @@ class _Recorded:
 class _Cloud:
     """boto3's clients for a stack of two hosts, played at the wire's shape; ``hosts``: instance id → what a document prints there."""
 
-    def __init__(self, stack, hosts):
-        self.stack, self.hosts, self.sent, self.asked = stack, hosts, [], set()
+    def __init__(self, stack, hosts, nested=()):
+        self.stacks = {"S": stack, **{one.arn: one for one in nested}}
+        self.hosts, self.sent, self.asked = hosts, [], set()
 
     class exceptions:
         class InvalidInstanceId(Exception):
@@ -237,18 +240,21 @@ class _Cloud:
         return _Recorded(self, service)
 
     def get_paginator(self, name):
-        pages = {
-            "describe_instances": {"Reservations": [{"Instances": [{"InstanceId": OTHER}]}]},
-            "list_exports": {"Exports": []},
-            "list_stack_resources": {"StackResourceSummaries": [{"LogicalResourceId": key, "PhysicalResourceId": value} for key, value in self.stack.physical.items()]},
-        }  # fmt: skip
-        return type("Pages", (), {"paginate": staticmethod(lambda **_: [pages[name]])})
+        def resources(name):
+            return [{"LogicalResourceId": key, "PhysicalResourceId": value} for key, value in self.stacks[name].physical.items()]
+
+        pages: dict[str, Callable[..., Any]] = {
+            "describe_instances": lambda Filters: {"Reservations": [{"Instances": [{"InstanceId": OTHER}]}]},
+            "list_exports": lambda: {"Exports": []},
+            "list_stack_resources": lambda StackName: {"StackResourceSummaries": resources(StackName)},
+        }
+        return type("Pages", (), {"paginate": staticmethod(lambda **asked: [pages[name](**asked)])})
 
     def describe_stacks(self, StackName):
-        return {"Stacks": [{"StackId": self.stack.arn}]}
+        return {"Stacks": [{"StackId": self.stacks[StackName].arn}]}
 
     def get_template(self, StackName):
-        return {"TemplateBody": json.dumps(self.stack.template)}
+        return {"TemplateBody": json.dumps(self.stacks[StackName].template)}
 
     def send_command(self, *, InstanceIds, DocumentName, Parameters, **_):
         self.sent.append((DocumentName, tuple(InstanceIds)))
@@ -305,6 +311,15 @@ def test_a_fleet_is_asked_host_by_host_and_the_one_that_lies_is_named(pki):
     assert run_gate(_plan(silent, pki, places=places)).exit_code == 3
 
 
+def test_what_lies_in_a_nested_stack_is_compared_too(pki):
+    nested = Stack("arn:aws:cloudformation:us-east-1:123456789012:stack/S-Nested-1X/2", _stack().physical, {}, _stack().template)
+    outer = {"Resources": {"Nested": {"Type": "AWS::CloudFormation::Stack", "Properties": {"TemplateURL": "x"}}}}
+    parent = Stack(_stack().arn, {"Nested": nested.arn}, {}, outer)
+    cloud = _Cloud(parent, {ONE: _answering(pki, ONE), OTHER: _answering(pki, OTHER, lie=ONE)}, [nested])
+    report = run_gate(_plan(cloud, pki, places=[Place.ENCLAVE]))
+    assert rules(report.comparisons) == ["agrees", "agrees", "wrong-parent"]
+
+
 def test_what_was_asked_for_and_is_not_there_is_no_pass(pki):
     cloud = _Cloud(_stack(), {})
     report = run_gate(_plan(cloud, pki, images=[locked(name="another")]))
@@ -344,6 +359,7 @@ def test_the_gates_policy_allows_every_call_that_it_makes():
     policy = IAMPolicy(json.dumps(access_policy("S")))
     arn = "arn:aws:{}:us-east-1:123456789012:{}".format
     stack, key, instance = arn("cloudformation", "stack/S/1"), arn("kms", "key/1"), arn("ec2", "instance/i-1")
+    nested, foreign = arn("cloudformation", "stack/S-Nested-1X/2"), arn("cloudformation", "stack/Secret/3")
     documents = {
         name: arn("ssm", f"document/{name}")
         for name in ("S-BootAttestDocument1A-X", "S-BootStatusDocument1-X", "S-BootOperateDocument1-X", "T-AttestDocument1-X")
@@ -354,6 +370,7 @@ def test_the_gates_policy_allows_every_call_that_it_makes():
         return policy.is_action_permitted(action, resource)
 
     reading = [("cloudformation:" + one, stack) for one in ("DescribeStacks", "ListStackResources", "GetTemplate")]
+    reading += [("cloudformation:GetTemplate", nested)]
     reading += [("kms:" + one, key) for one in ("DescribeKey", "GetKeyPolicy", "ListGrants")]
     reading += [(one, "*") for one in ("cloudformation:ListExports", "ec2:DescribeInstances", "ssm:GetCommandInvocation")]
     for call in [*reading, *(("ssm:SendCommand", one) for one in (attest, status, instance))]:
@@ -364,5 +381,6 @@ def test_the_gates_policy_allows_every_call_that_it_makes():
         ("kms:Decrypt", key),
         ("kms:PutKeyPolicy", key),
         ("cloudformation:UpdateStack", stack),
+        ("cloudformation:GetTemplate", foreign),
     ]:
         assert decision(*call) is PermissionResult.NEUTRAL, call
