@@ -29,6 +29,8 @@ _CHANGES: Dict[str, Callable[[Config], Dict[str, Any]]] = {
     "rotate": rollout.rotate,
 }
 _STEPS = ("install", "image", "verify", "allocate", "run", "health")
+_RECORDED = ("health", "drain", "resume", "rotate")
+"""What of all that succeeds is worth a line of the log: each takes the aws command a second."""
 
 
 class _OwnFault(AgentError):
@@ -55,6 +57,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     print(json.dumps(result))
     if options.command == _STEPS[-1]:
         signals.tell(signal, options.enclave, data=str(result.get("enclave_id")))
+    if options.command in _RECORDED:
         publish.line(configuration.load(options.enclave), f"{options.command}: {json.dumps(result)}")
     return 0
 
@@ -148,7 +151,7 @@ def _config_variable() -> str:
 
 def _fail(options: argparse.Namespace, error: NitrokitError, signal: str) -> int:
     print(f"nitrokit-agent {options.command}: {error}", file=sys.stderr)
-    if options.command in _STEPS:
+    if options.command in (*_STEPS, *_CHANGES):
         _tell(options, error, signal)
     return error.exit_code
 

@@ -7,7 +7,7 @@ import os
 import time
 from typing import Any, Dict, List
 
-from nitrokit.host.commands import run
+from nitrokit.host.commands import aws
 from nitrokit.host.config import AgentError, Config
 
 _TIMEOUT = 20.0
@@ -41,21 +41,19 @@ class Stream:
             self._send(events)
 
     def _send(self, events: List[Dict[str, Any]]) -> None:
-        request = json.dumps({"logGroupName": self._group, "logStreamName": self._name, "logEvents": events})
+        stream = {"logGroupName": self._group, "logStreamName": self._name}
+        request = {**stream, "logEvents": events}
         try:
             _put(request)
         except AgentError as error:
             if "ResourceNotFoundException" not in str(error.got):
                 raise
-            where = ["--log-group-name", self._group, "--log-stream-name", self._name]
-            run(["aws", "logs", "create-log-stream", *where], "making the log stream", "publish", timeout=_TIMEOUT)
+            aws("logs", "create-log-stream", stream, "making the log stream", timeout=_TIMEOUT)
             _put(request)
 
 
-def _put(request: str) -> None:
-    # By stdin: a command line holds 128 KiB, and everybody on the host may read it.
-    command = ["aws", "logs", "put-log-events", "--cli-input-json", "file:///dev/stdin"]
-    run(command, "sending log lines", "publish", timeout=_TIMEOUT, stdin=request)
+def _put(request: Dict[str, Any]) -> None:
+    aws("logs", "put-log-events", request, "sending log lines", timeout=_TIMEOUT)
 
 
 def metric(config: Config, values: Dict[str, float]) -> str:

@@ -9,7 +9,7 @@ import time
 from typing import Any, Callable, Dict, List, Optional
 
 from nitrokit.host import cloudwatch
-from nitrokit.host.commands import run
+from nitrokit.host.commands import aws
 from nitrokit.host.config import AgentError, Config
 
 _TIMEOUT = 20.0
@@ -24,8 +24,9 @@ def state(config: Config, told: Dict[str, Any]) -> None:
         return
     value = json.dumps({"enclave": config.name, "instance": instance, **told, "at": int(time.time())})[:4000]
     put = {"Name": f"{config.parameter}/{instance}/{config.name}", "Value": value, "Type": "String", "Overwrite": True}
-    _try("put-parameter", lambda: _ssm("put-parameter", put))
-    _try("put-compliance-items", lambda: _ssm("put-compliance-items", _compliance(config, instance, told)))
+    _try("state", lambda: aws("ssm", "put-parameter", put, "putting the parameter", timeout=_TIMEOUT))
+    report = _compliance(config, instance, told)
+    _try("compliance", lambda: aws("ssm", "put-compliance-items", report, "putting compliance", timeout=_TIMEOUT))
 
 
 def line(config: Config, text: str) -> None:
@@ -51,16 +52,6 @@ def _compliance(config: Config, instance: str, told: Dict[str, Any]) -> Dict[str
         "Items": [item],
         "UploadType": "PARTIAL",
     }
-
-
-def _ssm(action: str, request: Dict[str, Any]) -> None:
-    run(
-        ["aws", "ssm", action, "--cli-input-json", "file:///dev/stdin"],
-        f"publishing ({action})",
-        "publish",
-        timeout=_TIMEOUT,
-        stdin=json.dumps(request),
-    )
 
 
 def _try(what: str, action: Callable[[], None]) -> None:

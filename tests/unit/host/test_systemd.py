@@ -114,7 +114,9 @@ def test_who_repeats_a_step_by_hand_need_not_say_where_he_is_and_disturbs_nothin
         assert parent.agent(f"{step} --enclave hello", **here).returncode == 0
     before = parent.enclaves()
     asks = "import os; print(os.environ.get('AWS_DEFAULT_REGION'), file=open('/var/fake/region', 'w'))"
-    parent.program("aws", f'#!/bin/sh\n/usr/bin/python3 -S -c "{asks}"; [ "$1" != ssm ] || {{ cat; echo; }} >> /var/fake/published\n')
+    parent.program(
+        "aws", f'#!/bin/sh\n/usr/bin/python3 -S -c "{asks}"; [ "$1" != ssm ] || {{ cat /dev/stdin; echo; }} >> /var/fake/published\n'
+    )
     by_hand = f"env --unset AWS_DEFAULT_REGION --unset AWS_SSM_INSTANCE_ID {PYTHON} /opt/nitrokit/agent.pyz"
     done = parent.run(f"{by_hand} run --enclave hello")
     assert json.loads(done.stdout) == {"started": False, "enclave_id": before[0]["EnclaveID"]}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nitrokit.core.attestation import TrustAnchor
-from nitrokit.emulation.cloud import autoscaling, cloudformation, compliance, events, metadata
+from nitrokit.emulation.cloud import automation, autoscaling, cloudformation, compliance, events, metadata
 from nitrokit.emulation.cloud.identity import Identities, Keys
 from nitrokit.emulation.cloud.kms import TARGET, KmsEvent, KmsFront
 from nitrokit.emulation.cloud.lambdas import Lambdas, base_environment
@@ -121,6 +121,8 @@ class LocalCloud:
         self._restores.append(events.install(self.lambdas.invoke))
         self._restores.append(compliance.install())
         self._restores.append(autoscaling.install())
+        runbooks = automation.Automation(self._systems_manager.content, lambda: self.client("ssm"))
+        self._restores.append(automation.install(runbooks))
         invoke, send = LambdaFunction._invoke_lambda, SimpleSystemManagerBackend.send_command
         LambdaFunction._invoke_lambda = lambda function, event=None: self.lambdas.invoke(function, event)
         SimpleSystemManagerBackend.send_command = self._send_command(send)
@@ -140,8 +142,12 @@ class LocalCloud:
     def _send_command(self, original: Callable[..., Any]) -> Callable[..., Any]:
         systems_manager = self._systems_manager
 
-        def send_command(backend: Any, *arguments: Any, **named: Any) -> Any:
-            command = original(backend, *arguments, **named)
+        def send_command(backend: Any, *, instance_ids: list[str], targets: list[Any], **named: Any) -> Any:
+            asked = [*instance_ids]
+            command = original(backend, instance_ids=instance_ids, targets=targets, **named)
+            if not targets:  # moto takes no target for every instance
+                command.instance_ids = asked
+                command.invocations = [one for one in command.invocations if one["InstanceId"] in asked]
             command.status = command.status_details = "InProgress"
             for invocation in command.invocations:
                 invocation.update(Status="InProgress", StatusDetails="InProgress", ResponseCode=-1)
@@ -150,7 +156,7 @@ class LocalCloud:
                 worst = next((one["Status"] for one in command.invocations if one["Status"] != "Success"), "Success")
                 command.status = command.status_details = worst
 
-            systems_manager.start(command.document_name, command.parameters, command.invocations, finished)
+            systems_manager.start(command, finished)
             return command
 
         return send_command

@@ -59,7 +59,7 @@ def run_document(
     """Run a Command document (schema 2.2) on an instance. A failed step fails the document; the steps after it run all the same, unless it says
     ``onFailure: exit`` (amazon-ssm-agent:agent/framework/runpluginutil).
     """
-    values, variables = _resolve(content.get("parameters", {}), parameters)
+    values, variables = resolve(content.get("parameters", {}), parameters)
     stdout, stderr = "", ""
     failed: tuple[str, ScriptResult] | None = None
     for step in content["mainSteps"]:
@@ -80,7 +80,7 @@ def run_document(
     return Outcome(status, result.exit_code, stdout[:_STDOUT_LIMIT], stderr[-_STDERR_LIMIT:], name)
 
 
-def _resolve(declared: Mapping[str, Any], given: Mapping[str, list[str]]) -> tuple[dict[str, Any], dict[str, str]]:
+def resolve(declared: Mapping[str, Any], given: Mapping[str, list[str]]) -> tuple[dict[str, Any], dict[str, str]]:
     """Values for ``{{ name }}``, and environment variables of parameters with interpolationType ENV_VAR. Raises DocumentError."""
     if unknown := set(given) - set(declared):
         raise DocumentError(f"InvalidParameters: {', '.join(sorted(unknown))} not in the document")
@@ -95,6 +95,8 @@ def _resolve(declared: Mapping[str, Any], given: Mapping[str, list[str]]) -> tup
         pattern = declaration.get("allowedPattern")
         if pattern and not all(re.fullmatch(pattern, one) for one in (value if isinstance(value, list) else [value])):
             raise DocumentError(f"InvalidParameters: {name} does not match {pattern}")
+        if value not in declaration.get("allowedValues", [value]):
+            raise DocumentError(f"InvalidParameters: {name} is none of {', '.join(declaration['allowedValues'])}")
         if declaration.get("interpolationType") == "ENV_VAR":
             variables[f"SSM_{name}"] = value
         else:
@@ -102,9 +104,12 @@ def _resolve(declared: Mapping[str, Any], given: Mapping[str, list[str]]) -> tup
     return values, variables
 
 
-def _interpolate(value: Any, values: Mapping[str, Any]) -> Any:
+def interpolate(value: Any, values: Mapping[str, Any]) -> Any:
+    """``{{ name }}`` in a document's strings, however deep; a string that is nothing else becomes the value itself."""
+    if isinstance(value, Mapping):
+        return {name: interpolate(one, values) for name, one in value.items()}
     if isinstance(value, list):
-        return [_interpolate(one, values) for one in value]
+        return [interpolate(one, values) for one in value]
     if not isinstance(value, str):
         return value
     whole = re.fullmatch(r"\{\{\s*(\w+)\s*\}\}", value)
@@ -120,7 +125,7 @@ def _applies(precondition: Mapping[str, Any] | None) -> bool:
 def _run_step(step: Mapping[str, Any], values: Mapping[str, Any], environment: Mapping[str, str], host: InstanceHost) -> ScriptResult:
     if step["action"] != "aws:runShellScript":
         raise DocumentError(f"the local Systems Manager does not run {step['action']}")
-    inputs = {name: _interpolate(value, values) for name, value in step["inputs"].items()}
+    inputs = {name: interpolate(value, values) for name, value in step["inputs"].items()}
     lines = inputs["runCommand"]
     timeout = float(inputs.get("timeoutSeconds") or _DEFAULT_TIMEOUT)
     # Out of range values are silently replaced by the default (amazon-ssm-agent:agent/plugins/pluginutil).
@@ -152,17 +157,19 @@ class SystemsManager:
         except Exception as error:
             return Outcome("Failed", 1, "", f"{type(error).__name__}: {error}")
 
-    def start(
-        self, document: str, parameters: Mapping[str, list[str]], invocations: list[dict[str, Any]], finished: Callable[[], None]
-    ) -> None:
-        """Run in the background on every instance of a command; its invocations are updated in place."""
-        threading.Thread(target=self._run_all, args=(document, parameters, invocations, finished), daemon=True).start()
+    def start(self, command: Any, finished: Callable[[], None]) -> None:
+        """Run moto's command in the background on every instance; its invocations are updated in place."""
+        threading.Thread(target=self._run_all, args=(command, finished), daemon=True).start()
 
-    def _run_all(
-        self, document: str, parameters: Mapping[str, list[str]], invocations: list[dict[str, Any]], finished: Callable[[], None]
-    ) -> None:
-        for invocation in invocations:
-            outcome = self.execute(document, invocation["InstanceId"], parameters)
+    def _run_all(self, command: Any, finished: Callable[[], None]) -> None:
+        """One after the other. Where MaxConcurrency asks for that too, and MaxErrors is 0, none follows one that failed (Systems Manager User Guide "Using targets and rate controls")."""
+        careful, failed = (command.max_concurrency, command.max_errors) == ("1", "0"), False
+        for invocation in command.invocations:
+            if failed and careful:
+                invocation.update(StatusDetails="Terminated", Status="Cancelled")
+                continue
+            outcome = self.execute(command.document_name, invocation["InstanceId"], command.parameters)
+            failed = failed or outcome.status != "Success"
             invocation.update(StandardOutputContent=outcome.stdout, StandardErrorContent=outcome.stderr, ResponseCode=outcome.exit_code)
             # Last, since whoever polls reads the rest when the status says that it is over.
             invocation.update(StatusDetails=outcome.status, Status=outcome.status)
