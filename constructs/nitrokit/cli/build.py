@@ -46,7 +46,7 @@ def build(
 
     lock = read_lock(image) if check and (image / "enclave.toml").is_file() else None  # a lock that is missing is told before the work
     steps = Steps()
-    built, kernel = _build(image, output or Path(f"{image.resolve().name}.eif"), steps)
+    built, kernel = _build(image, output or Path(f"{Path(os.path.realpath(image)).name}.eif"), steps)
     sbom = write_sbom(image, built)
     differences = explain(lock, built) if lock else []
     audited = _audit(image, built, steps) if audit else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nitrokit.cli.files import read_file
 from nitrokit.cli.output import JsonOption, printable, result
 from nitrokit.errors import UsageError
 
@@ -35,6 +37,7 @@ def check_policy(
     if limit is None:
         raise UsageError("bad-severity", "no such severity", got=fail_on, expected=", ".join(one.name.lower() for one in Severity))
     document = _policy(_read(policy))
+    _check_partition(document, partition)
     found = analyze_key_policy(document, account=account, partition=partition, grants=_grants(grants))
     sets = _sets(document)
     failed = any(one.severity >= limit for one in found)
@@ -43,6 +46,20 @@ def check_policy(
     result(value, as_json=as_json, human=lambda: _print(verdict, found, sets))
     if failed:
         raise typer.Exit(1)
+
+
+def _check_partition(document: str | bytes, partition: str) -> None:
+    """A policy of another partition than the key's would be one of strangers, who open nothing: a PASS by a misspelt word. Raises UsageError."""
+    text = document if isinstance(document, str) else document.decode(errors="replace")
+    named = set(re.findall(r"arn:(aws[a-z-]*):", text))
+    if named and partition not in named:
+        raise UsageError(
+            "bad-partition",
+            "the policy is of another partition",
+            got=partition,
+            expected=" or ".join(sorted(named)),
+            do="name it with --partition",
+        )
 
 
 def _sets(document: Any) -> list[dict[str, Any]]:
@@ -79,10 +96,7 @@ def _lines(verdict: str, found: Sequence[Finding], sets: Sequence[dict[str, Any]
 
 
 def _read(path: Path) -> bytes:
-    try:
-        return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-    except OSError as error:
-        raise UsageError("unreadable-file", f"cannot read {path}", got=str(error), do="check the path") from error
+    return sys.stdin.buffer.read() if str(path) == "-" else read_file(path)
 
 
 def _policy(data: bytes) -> str | bytes:

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nitrokit.cli.files import write_file
 from nitrokit.cli.output import JsonOption, Steps, talk
 from nitrokit.errors import EnvironmentProblem, UsageError
 
@@ -74,7 +75,7 @@ def gate(
     report = _compare(plan, wait, settled)
     sys.stdout.writelines(FORMATS[shown](report))
     for name, path in targets:
-        _write(path, FORMATS[name](report))
+        write_file(path, map(str.encode, FORMATS[name](report)))
     if report.exit_code:
         raise typer.Exit(report.exit_code)
 
@@ -215,15 +216,6 @@ def _target(text: str) -> tuple[str, Path]:
             "bad-format", "the file's name does not tell a format", got=text, expected=f"{', '.join(SUFFIXES)}, or FORMAT=FILE"
         )
     return SUFFIXES[suffix], Path(text)
-
-
-def _write(path: Path, pieces: Iterator[str]) -> None:
-    from nitrokit.image.files import write_atomically
-
-    try:
-        write_atomically(path, map(str.encode, pieces))
-    except OSError as error:
-        raise UsageError("unwritable-file", f"cannot write {path}", got=str(error), do="check the path") from error
 
 
 def _access(stacks: list[str] | None, region: str | None) -> dict[str, Any]:

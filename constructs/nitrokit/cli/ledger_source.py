@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nitrokit.cli.trust import read_file
+from nitrokit.cli.files import read_file
 from nitrokit.errors import EnvironmentProblem, UsageError
 
 if TYPE_CHECKING:
@@ -120,8 +121,9 @@ def _client(service: str, region: str | None) -> Any:
     import boto3
     from botocore.exceptions import BotoCoreError
 
+    named = region or os.environ.get("AWS_REGION")  # which boto3 does not read
     try:
-        return boto3.client(service, region_name=region)
+        return boto3.client(service, region_name=named)
     except BotoCoreError as error:
         raise EnvironmentProblem(
             "aws-client", "AWS cannot be asked", got=str(error), do="name the Region with --region, or set AWS_REGION"

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nitrokit.cli.files import read_file, write_file
 from nitrokit.cli.ledger_source import OpenedLedger
-from nitrokit.cli.trust import read_file
 from nitrokit.core.ledger import LedgerError, LedgerRecord, UnverifiedCheckpoint, root_of, walk
 from nitrokit.errors import UsageError
-from nitrokit.image.files import write_atomically
 
 VERIFIED, CONSISTENT = "VERIFIED", "CONSISTENT"
 
@@ -92,10 +91,7 @@ class WholeReport:
             raise UsageError(
                 "no-checkpoint", "the ledger has no checkpoint to keep", do="sign it first: AttestationLedger's function does so every hour"
             )
-        try:
-            write_atomically(path, [self.opened.notes[-1].encode()])
-        except OSError as error:
-            raise UsageError("unwritable-file", f"cannot write {path}", got=str(error), do="check the path") from error
+        write_file(path, [self.opened.notes[-1].encode()])
 
 
 def verify_whole(opened: OpenedLedger, kept: Sequence[Path]) -> WholeReport:

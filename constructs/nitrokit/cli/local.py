@@ -54,8 +54,8 @@ def demo(
     from nitrokit.emulation.demo.report import Report
     from nitrokit.emulation.demo.story import Story
 
-    app_dir = app_dir.resolve()
-    folder = (image or app_dir / "enclave_images" / "hello").resolve()
+    app_dir = Path(os.path.realpath(app_dir))
+    folder = Path(os.path.realpath(image or app_dir / "enclave_images" / "hello"))
     require_image(folder)
     steps, report, started = Steps(), Report(), time.monotonic()
     with _work_folder(keep) as work, _local_aws(work, runner, steps) as local:

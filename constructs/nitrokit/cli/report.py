@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nitrokit.cli.files import read_file, write_file
 from nitrokit.cli.output import JsonOption, result
 from nitrokit.errors import UsageError
 
@@ -32,14 +33,10 @@ def report(
 ) -> None:
     """Write the attestation report: fleet, measurements, chain and dates, timeline of versions, drift with its reasons. One file, readable offline and on paper."""
     from nitrokit.gate.page.render import render_page
-    from nitrokit.image.files import write_atomically
 
     spans, source = ([], None) if ledger is None else _history(ledger, key, measurements or [], root)
     page = render_page(_read(gate), spans, made=datetime.now(UTC), source=source)
-    try:
-        write_atomically(output, [page.encode()])
-    except OSError as error:
-        raise UsageError("unwritable-file", f"cannot write {output}", got=str(error), do="check the path") from error
+    write_file(output, [page.encode()])
     result({"report": str(output), "size": len(page)}, as_json=as_json, human=lambda: print(output))
 
 
@@ -73,9 +70,7 @@ def _history(folder: Path, key: Path | None, measurements: list[Path], root: Pat
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UsageError("unreadable-file", f"cannot read {path}", got=str(error), do="check the path") from error
+        value = json.loads(read_file(path))
     except (ValueError, RecursionError) as error:
         raise UsageError(
             "not-json", f"{path} is not JSON", got=str(error)[:120], do="write it with `nitrokit gate --output gate.json`"

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from nitrokit.cli.files import read_file, unwritable
 from nitrokit.cli.output import JsonOption, result, talk
 from nitrokit.errors import UsageError
 
@@ -27,12 +28,14 @@ def sign(
     if (key is None) == (kms_key is None):
         raise UsageError("no-key", "one key must be named", got="both" if key else "none", expected="--key FILE or --kms-key ARN")
     now = datetime.now(UTC)
+    pem = read_file(certificate)
+    sign_with = signing.key_file(key) if key is not None else signing.kms_key(str(kms_key), pem, signing.here().client)
+    if not eif.is_file():
+        raise UsageError("unreadable-file", f"cannot read {eif}", got="no regular file", do="check the path")
     try:
-        pem = certificate.read_bytes()
-        sign_with = signing.key_file(key) if key is not None else signing.kms_key(str(kms_key), pem, signing.here().client)
         signature = signing.sign_file(eif, output or eif, Signer(pem, sign_with), time=now)
     except OSError as error:
-        raise UsageError("unreadable-file", "a file cannot be read or written", got=str(error), do="check the paths") from error
+        raise unwritable(output or eif, error) from error
     dates = signature.describe()
     value = {"eif": str(output or eif), "pcr8": signature.pcr8.hex(), "not_before": dates["NotBefore"], "not_after": dates["NotAfter"]}
 

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nitrokit.cli.files import read_file
 from nitrokit.errors import UsageError
 
 if TYPE_CHECKING:
     from nitrokit.core.attestation import TrustAnchor
-
-
-def read_file(path: Path) -> bytes:
-    """Raises UsageError."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError("unreadable-file", f"cannot read {path}", got=str(error), do="check the path") from error
 
 
 def trust_anchor(path: Path | None) -> TrustAnchor:
@@ -29,14 +20,19 @@ def trust_anchor(path: Path | None) -> TrustAnchor:
 
 
 def read_certificate(path: Path) -> bytes:
-    """DER of a certificate in DER or PEM. Raises UsageError."""
+    """DER of a certificate in DER or PEM. Raises UsageError: a wrong file must not look like a document that does not verify."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
     data = read_file(path)
-    if not data.lstrip().startswith(b"-----BEGIN"):
-        return data
-    body = b"".join(line for line in data.splitlines() if line and not line.startswith(b"-----"))
+    load = x509.load_pem_x509_certificate if data.lstrip().startswith(b"-----BEGIN") else x509.load_der_x509_certificate
     try:
-        return base64.b64decode(body, validate=True)
-    except binascii.Error as error:
+        return load(data).public_bytes(Encoding.DER)
+    except ValueError as error:
         raise UsageError(
-            "bad-certificate", f"{path} is not a PEM certificate", got=str(error), expected="one certificate, DER or PEM"
+            "bad-certificate",
+            f"{path} is not a certificate",
+            got=str(error)[:120],
+            expected="one certificate, DER or PEM",
+            do="check the path",
         ) from error

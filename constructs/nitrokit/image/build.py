@@ -129,15 +129,16 @@ def _write(
 def _given(path: Path, output: Path) -> BuiltImage:
     """Measure an EIF, and copy it. Raises UsageError, EifError, BootError."""
     try:
-        with path.open("rb") as file, replacing(output) as target:
-            eif = read_eif(file)
-            boot.require_real(eif.cmdline)
-            file.seek(0)
-            while chunk := file.read(CHUNK):
-                target.write(chunk)
-            sections = section_hashes(eif)
+        file = path.open("rb")
     except OSError as error:
         raise UsageError("unreadable-file", f"cannot read {path}", got=str(error), expected="the EIF that [eif] names") from error
+    with file, replacing(output) as target:
+        eif = read_eif(file)
+        boot.require_real(eif.cmdline)
+        file.seek(0)
+        while chunk := file.read(CHUNK):
+            target.write(chunk)
+        sections = section_hashes(eif)
     return BuiltImage(output, eif.measurements, sections, tuple(lint_size(path.stat().st_size)))
 
 

@@ -1,5 +1,6 @@
 """How commands end when what is around them fails: readers that leave, full disks, Ctrl-C, bytes that are no text, words that forge lines."""
 
+import errno
 import json
 import os
 import signal
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from nitrokit.cli.__main__ import run
+from nitrokit.cli.files import write_file
+from nitrokit.errors import UsageError
 
 ROOT = Path(__file__).parents[3]
 COMMAND = [sys.executable, "-m", "nitrokit.cli"]
@@ -99,3 +102,57 @@ def test_a_policy_cannot_forge_lines_of_the_verdict(tmp_path, capsys):
     assert run(["check-policy", str(tmp_path / "x.json"), "--account", "123456789012"]) == 1
     told = capsys.readouterr().out
     assert ("PASS" not in [line.split(" ")[0] for line in told.splitlines()], "\x1b" in told, "x\\nPASS" in told) == (True, False, True)
+
+
+def test_a_wrong_file_does_not_look_like_a_document_that_does_not_verify(tmp_path, capsys, vectors):
+    document = str(next((vectors / "attestation").iterdir()))
+    (tmp_path / "torn.pem").write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    for wrong in (str(ROOT / "README.md"), str(tmp_path / "torn.pem")):
+        assert run(["verify", document, "--root", wrong]) == 2
+        assert run(["verify", document, "-m", str(ROOT / "enclave_images/hello"), "--signing-certificate", wrong]) == 2
+    assert capsys.readouterr().err.count("usage/bad-certificate") == 4
+
+
+def test_a_misspelt_partition_is_no_pass(tmp_path, capsys):
+    statement = {"Effect": "Allow", "Principal": {"AWS": "arn:aws:iam::123456789012:root"}, "Action": "kms:*", "Resource": "*"}
+    (tmp_path / "x.json").write_text(json.dumps({"Version": "2012-10-17", "Statement": [statement]}))
+    assert run(["check-policy", str(tmp_path / "x.json"), "--account", "123456789012", "--partition", "asw"]) == 2
+    assert "usage/bad-partition" in capsys.readouterr().err
+    assert run(["check-policy", str(tmp_path / "x.json"), "--account", "123456789012"]) == 1
+
+
+def test_a_link_that_leads_to_itself_is_no_image(tmp_path, capsys):
+    (tmp_path / "loop").symlink_to("loop")
+    for command in (["build"], ["build", "--check"], ["local", "demo", "--image"], ["local", "demo", "--app"]):
+        assert run([*command, str(tmp_path / "loop")]) == 2
+    assert capsys.readouterr().err.count("usage/no-image") == 4
+
+
+def test_the_live_ledgers_region_is_the_environments(monkeypatch):
+    from nitrokit.cli.ledger_source import live_ledger
+
+    for name, value in {**AWS, "AWS_CONFIG_FILE": "/nowhere"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
+    assert live_ledger("ledger", None).table.client.meta.region_name == "eu-west-1"
+
+
+def test_an_output_that_cannot_be_written_is_told_by_its_own_name(tmp_path, capsys, small_eif):
+    (tmp_path / "enclave.toml").write_text('[enclave]\nname = "x"\n[eif]\npath = "x.eif"\n')
+    (tmp_path / "x.eif").write_bytes(small_eif)
+    assert run(["build", str(tmp_path), "-o", str(tmp_path / "x.eif" / "y")]) == 3
+    told = capsys.readouterr().err
+    assert ("environment/files" in told, f"{tmp_path}/x.eif'" in told) == (True, True), told
+    with pytest.raises(UsageError, match="cannot write"):
+        write_file(tmp_path, [b"x"])
+
+
+def _out_of_room():
+    yield b"x"
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_not_the_callers_mistake(tmp_path):
+    with pytest.raises(OSError, match="No space"):
+        write_file(tmp_path / "x", _out_of_room())
+    assert list(tmp_path.iterdir()) == []
