@@ -75,7 +75,7 @@ def as_asff(finding: Finding, account: Account, time: datetime) -> dict[str, Any
         "Title": finding.title[:256],
         "Description": finding.description[:1024],
         "Remediation": {"Recommendation": {"Text": finding.remedy[:512]}},
-        "ProductFields": {f"nitrokit/{name}": value[:2048] for name, value in finding.details.items()},
+        "ProductFields": {f"nitrokit/{name}": value[:2048] for name, value in finding.details.items() if value},
         "Resources": [{"Type": kind, "Id": arn, "Partition": account.partition, "Region": account.region}],
         "Compliance": {"Status": "PASSED" if finding.passed else "FAILED"},
         "Workflow": {"Status": "RESOLVED" if finding.passed else "NEW"},

@@ -45,9 +45,8 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     verdict = OPENED if OPENED in outcomes else DENIED if outcomes == {DENIED} else NOT_PROVEN
     for key, outcome, _ in tried:
         _emit(key, outcome)
-    if opened := [key for key, outcome, _ in tried if outcome == OPENED]:
-        publisher = Publisher(Account.of(context.invoked_function_arn), boto3.client("events"))
-        publisher.publish([_finding(key) for key in opened], datetime.now(UTC))
+    if findings := [opened(key) for key, outcome, _ in tried if outcome == OPENED]:
+        Publisher(Account.of(context.invoked_function_arn), boto3.client("events")).publish(findings, datetime.now(UTC))
     logger.info("canary", verdict=verdict, keys=told)
     return {"verdict": verdict, "keys": told}
 
@@ -82,7 +81,8 @@ def _emit(key: GuardedKey, outcome: str) -> None:
             metric.add_dimension(name="Key", value=key.name)
 
 
-def _finding(key: GuardedKey) -> Finding:
+def opened(key: GuardedKey) -> Finding:
+    """What there is to tell of a key that the canary opened."""
     return Finding(
         kind="canary",
         subject=key.name,
