@@ -20,7 +20,7 @@ from constructs import Construct
 
 from nitrokit.cdk.enclave_host import EnclaveHost
 from nitrokit.cdk.enclave_image import EnclaveImage
-from nitrokit.cdk.known import seconds
+from nitrokit.cdk.known import need_type, seconds
 from nitrokit.cdk.parent import EnclaveParent, EnclaveSlots
 from nitrokit.cdk.wildcards import BUCKET_WRITES, acknowledge_wildcards
 from nitrokit.host.bundle import build_agent
@@ -67,8 +67,11 @@ class EnclaveBootstrap(Construct):
         super().__init__(scope, id)
         wait = seconds("timeout", timeout or Duration.minutes(15), _WAIT)
         self._healthy_within = seconds("healthy_within", healthy_within or Duration.minutes(2), _HEALTHY)
+        need_type(EnclaveImage, image=image)
         self.parent, self.image = parent, image
-        self.slot = parent.enclaves.claim(image.name, cpu_count=image.cpu_count, memory_mib=image.memory_mib, egress=image.egress, cid=cid)
+        self.slot = _slots(parent).claim(
+            image.name, arch=image.arch, cpu_count=image.cpu_count, memory_mib=image.memory_mib, egress=image.egress, cid=cid
+        )
         self.log_group = log_group or logs.LogGroup(self, "Logs", retention=logs.RetentionDays.ONE_YEAR)
         self.parameter = f"/nitrokit/{Names.unique_resource_name(self, max_length=64, separator='-')}"
         agent = build_agent()
@@ -195,6 +198,13 @@ class EnclaveBootstrap(Construct):
             "log_group": self.log_group.log_group_name,
             "parameter": self.parameter,
         }
+
+
+def _slots(parent: EnclaveParent) -> EnclaveSlots:
+    found = getattr(parent, "enclaves", None)
+    if not isinstance(found, EnclaveSlots):
+        raise TypeError(f"parent is of type {type(parent).__name__}; expected EnclaveHost, EnclaveFleet or another EnclaveParent")
+    return found
 
 
 @jsii.implements(IStableAnyProducer)

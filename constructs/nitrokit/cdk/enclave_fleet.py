@@ -17,7 +17,7 @@ from constructs import Construct
 from nitrokit.cdk import parent_parts
 from nitrokit.cdk.enclave_image import EnclaveImage
 from nitrokit.cdk.enclave_network import EnclaveNetwork
-from nitrokit.cdk.known import is_token, need_known
+from nitrokit.cdk.known import is_token, need_known, need_type
 from nitrokit.cdk.parent import EnclaveSlots
 
 FLEET_TAG = "nitrokit:fleet"
@@ -64,6 +64,7 @@ class EnclaveFleet(Construct):
         self.enclaves = EnclaveSlots()
         self.min_capacity = min_capacity
         kinds = parent_parts.Sizing(self, self.enclaves, instance_types, images).kinds
+        need_type(EnclaveNetwork, network=network)
         self.network = network or EnclaveNetwork(self, "Network")
         parent_parts.prepare_network(self.network, images)
         self.role: iam.IRole = parent_parts.make_role(self, role_name)

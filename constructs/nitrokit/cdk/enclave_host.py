@@ -15,6 +15,7 @@ from constructs import Construct
 from nitrokit.cdk import parent_parts
 from nitrokit.cdk.enclave_image import EnclaveImage
 from nitrokit.cdk.enclave_network import EnclaveNetwork
+from nitrokit.cdk.known import need_type
 from nitrokit.cdk.parent import EnclaveSlots
 
 
@@ -49,6 +50,7 @@ class EnclaveHost(Construct):
         self.enclaves = EnclaveSlots()
         wanted = [instance_type] if instance_type else []
         (self.instance_type,) = parent_parts.Sizing(self, self.enclaves, wanted, images).kinds
+        need_type(EnclaveNetwork, network=network)
         self.network = network or EnclaveNetwork(self, "Network")
         parent_parts.prepare_network(self.network, images)
         self.role: iam.IRole = parent_parts.make_role(self, role_name)

@@ -14,14 +14,16 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_s3_assets as s3_assets
 from constructs import Construct
 
-from nitrokit.cdk.known import need_known
+from nitrokit.cdk.known import need_known, need_type
 from nitrokit.core import boot
 from nitrokit.core.eif import read_eif
 from nitrokit.core.hugepages import enclave_memory
 from nitrokit.core.manifest import Egress
+from nitrokit.core.manifest.model import ARCHITECTURES
 from nitrokit.core.measurements import Measurements
 from nitrokit.core.reference_values import ReferenceValues
-from nitrokit.errors import NitrokitError
+from nitrokit.errors import NitrokitError, UsageError
+from nitrokit.host.config import check_name
 from nitrokit.image.build import read_manifest
 from nitrokit.image.cached import build_cached
 from nitrokit.image.explain import explain
@@ -77,6 +79,7 @@ class EnclaveImage(Construct):
     ) -> None:
         super().__init__(scope, id)
         need_known(name=name, arch=arch, cpu_count=cpu_count, memory_mib=memory_mib)
+        _check(name, measurements, arch, cpu_count)
         self.controlled = controlled
         self.name = name
         self.reference_values = _lock_of(measurements)
@@ -137,6 +140,11 @@ class EnclaveImage(Construct):
     ) -> EnclaveImage:
         """An EIF built elsewhere: it is measured here, and must be what ``measurements`` says is current. ``memory_mib`` None: four times the EIF. Raises EifError, BootError, ImageDriftError."""
         path = Path(eif)
+        need_type((Measurements, ReferenceValues), measurements=measurements)
+        if not path.is_file():
+            raise UsageError(
+                "no-eif", "there is no such EIF", got=str(path), expected="a file", do="build it: `nitrokit build IMAGE -o FILE`"
+            )
         with path.open("rb") as file:
             read = read_eif(file)
             boot.require_real(read.cmdline)
@@ -270,8 +278,19 @@ def _lock_of(measurements: Measurements | ReferenceValues) -> ReferenceValues:
     return measurements if isinstance(measurements, ReferenceValues) else ReferenceValues(measurements)
 
 
+def _check(name: str, measurements: object, arch: str, cpu_count: int) -> None:
+    """As enclave.toml is checked."""
+    check_name(name)
+    need_type((Measurements, ReferenceValues), measurements=measurements)
+    if arch not in ARCHITECTURES:
+        raise UsageError("arch", f"{name} is for no architecture of enclaves", got=arch, expected=" or ".join(ARCHITECTURES))
+    if cpu_count < 1:
+        raise UsageError("cpus", f"{name} needs a vCPU", got=cpu_count, expected="1 or more", do="leave cpu_count out for two")
+
+
 def _memory(eif_bytes: int, memory_mib: int | None) -> int:
     need_known(memory_mib=memory_mib)
+    need_type(int, memory_mib=memory_mib)
     return enclave_memory(eif_bytes, memory_mib)
 
 

@@ -14,7 +14,7 @@ from constructs import Construct, IValidation
 
 from nitrokit.cdk.attested_key import AttestedKey, ImportedKey
 from nitrokit.cdk.enclave_key_grants import EnclaveKeyGrants, KeyPolicy, MeasuredImage
-from nitrokit.cdk.known import is_token, need_known
+from nitrokit.cdk.known import is_token, need_known, need_type
 from nitrokit.core.intrinsics import Environment, concrete, longest
 from nitrokit.core.key_policy import Finding, PolicyError, Severity, analyze_key_policy, check_size
 
@@ -52,6 +52,7 @@ class EnclaveKey(AttestedKey):
         description: str | None = None,
     ) -> None:
         super().__init__(scope, id)
+        need_type((list, tuple), images=images, data_owners=data_owners)
         if is_token(data_owners):
             need_known(data_owners=data_owners)
         _check(images, host_role, sealed, administrator_arn, multi_region)

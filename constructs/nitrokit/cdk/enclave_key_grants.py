@@ -159,6 +159,8 @@ def _combined(grants: list[iam.Grant]) -> iam.Grant:
 
 def _principal(grantee: iam.IGrantable, *, anybody_if: bool = False) -> tuple[str, Mapping[str, Any]]:
     """The one ARN, and the conditions that go with it. ``anybody_if``: everybody is allowed where there are conditions."""
+    if not hasattr(grantee, "grant_principal"):
+        raise TypeError(f"{type(grantee).__name__} is no principal; expected an IAM role, e.g. host.role or Role.from_role_arn(…)")
     fragment = grantee.grant_principal.policy_fragment
     names = fragment.principal_json.get("AWS", [])
     is_anybody = names == ["*"] and anybody_if and bool(fragment.conditions)

@@ -15,8 +15,17 @@ def need_known(**values: object) -> None:
             raise ValueError(f"{name} is a token, known at deployment alone; expected a plain value: the synthesis computes with it")
 
 
+def need_type(kind: type | tuple[type, ...], **values: object) -> None:
+    """Each value by the prop's name, None passes. Raises TypeError for another type: by a wrong one Python would fail far from here."""
+    for name, value in values.items():
+        if value is not None and not isinstance(value, kind):
+            wanted = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
+            raise TypeError(f"{name} is {value!r:.80}, of type {type(value).__name__}; expected {wanted}")
+
+
 def seconds(name: str, duration: Duration, allowed: range) -> int:
     """A duration in seconds. Raises ValueError for one that is a token or not ``allowed``."""
+    need_type(Duration, **{name: duration})
     need_known(**{name: duration})
     found = int(duration.to_seconds())
     if found not in allowed:

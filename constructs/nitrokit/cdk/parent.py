@@ -21,9 +21,10 @@ _TAKEN_PORT = 8000
 
 @dataclass(frozen=True)
 class Slot:
-    """One enclave's place on its parent. ``cpu_count`` and ``memory_mib``: what it takes of the parent's pool."""
+    """One enclave's place on its parent. ``arch``: as in enclave.toml; ``cpu_count`` and ``memory_mib``: what it takes of the parent's pool."""
 
     name: str
+    arch: str
     cid: int
     cpu_count: int
     memory_mib: int
@@ -39,12 +40,15 @@ class EnclaveSlots:
     def __iter__(self) -> Iterator[Slot]:
         return iter(self._slots)
 
-    def claim(self, name: str, *, cpu_count: int, memory_mib: int, egress: Sequence[Egress] = (), cid: int | None = None) -> Slot:
+    def claim(
+        self, name: str, *, arch: str, cpu_count: int, memory_mib: int, egress: Sequence[Egress] = (), cid: int | None = None
+    ) -> Slot:
         """Take a place. ``cid`` None: the first free one from 16 on. Raises ValueError for a fifth enclave, and for a name, CID or vsock port that cannot be had."""
         need_known(cid=cid)
         cids = {slot.cid for slot in self._slots}
         slot = Slot(
             name,
+            arch,
             next(one for one in _CIDS[_FIRST_CID - _CIDS.start :] if one not in cids) if cid is None else cid,
             cpu_count,
             memory_mib,

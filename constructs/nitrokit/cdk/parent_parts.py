@@ -16,9 +16,10 @@ from constructs import Construct, IValidation
 from nitrokit.cdk.enclave_image import EnclaveImage
 from nitrokit.cdk.enclave_network import DOCKER_SERVICES, EnclaveNetwork
 from nitrokit.cdk.instance_types import catalogue
+from nitrokit.cdk.known import need_type
 from nitrokit.cdk.parent import EnclaveSlots
 from nitrokit.cdk.wildcards import acknowledge_wildcards
-from nitrokit.core.sizing import EnclaveNeeds, InstanceType, SizingError, allocate, choose
+from nitrokit.core.sizing import Allocation, EnclaveNeeds, InstanceType, SizingError, allocate, choose
 
 UNKNOWN_TYPE = "@nitrokit/cdk:unknownInstanceType"
 DEFAULT_TYPE = "m6i.xlarge"
@@ -41,6 +42,11 @@ class Sizing:
     """
 
     def __init__(self, scope: Construct, slots: EnclaveSlots, wanted: Sequence[ec2.InstanceType], images: Sequence[EnclaveImage]) -> None:
+        need_type((list, tuple), images=images, instance_types=wanted)
+        for image in images:
+            need_type(EnclaveImage, images=image)
+        for kind in wanted:
+            need_type(ec2.InstanceType, instance_type=kind)
         needs = [EnclaveNeeds(one.name, one.arch, one.cpu_count, one.memory_mib) for one in images]
         if not wanted and needs:
             wanted = [ec2.InstanceType(choose(needs, catalogue()).instance_type.name)]
@@ -71,8 +77,8 @@ def _known(scope: Construct, kind: ec2.InstanceType) -> InstanceType | None:
     return known
 
 
-def _needs(slots: EnclaveSlots, arch: str) -> list[EnclaveNeeds]:
-    return [EnclaveNeeds(one.name, arch, one.cpu_count, one.memory_mib) for one in slots]
+def _needs(slots: EnclaveSlots) -> list[EnclaveNeeds]:
+    return [EnclaveNeeds(one.name, one.arch, one.cpu_count, one.memory_mib) for one in slots]
 
 
 @jsii.implements(IStableStringProducer)
@@ -82,7 +88,7 @@ class _Smallest:
 
     def produce(self) -> str:
         try:
-            return choose(_needs(self._slots, "x86_64"), catalogue()).instance_type.name
+            return choose(_needs(self._slots), catalogue()).instance_type.name
         except SizingError:  # nothing is put on it; what does not fit, _Fits tells
             return DEFAULT_TYPE
 
@@ -99,12 +105,24 @@ class _Fits:
             return []
         try:
             if not self._kinds:
-                choose(_needs(self._slots, "x86_64"), catalogue())
+                _check_default(choose(_needs(self._slots), catalogue()))
             for kind in self._kinds:
-                allocate(kind, _needs(self._slots, kind.arch), catalogue())
+                allocate(kind, _needs(self._slots), catalogue())
         except SizingError as error:
             return [str(error)]
         return []
+
+
+def _check_default(chosen: Allocation) -> None:
+    """The machine image is chosen before bootstraps come."""
+    if chosen.instance_type.arch != "x86_64":
+        raise SizingError(
+            "arch",
+            "a parent without images and type is for x86_64",
+            got=", ".join(f"{one.name}: {one.arch}" for one in chosen.enclaves),
+            expected="images for x86_64",
+            do="give the parent images=[…], or an instance type of that architecture",
+        )
 
 
 def machine_image(kind: ec2.InstanceType) -> ec2.IMachineImage:

@@ -18,7 +18,7 @@ KMS = Egress("kms.us-east-1.amazonaws.com", 443, 8001)
 
 
 def _claim(slots, name, *egress, cid=None):
-    return slots.claim(name, cpu_count=2, memory_mib=64, egress=egress, cid=cid)
+    return slots.claim(name, arch="x86_64", cpu_count=2, memory_mib=64, egress=egress, cid=cid)
 
 
 def test_cids_are_dealt_out_and_a_port_may_be_shared_for_one_destination():
