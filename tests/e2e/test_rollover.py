@@ -12,8 +12,14 @@ import threading
 import time
 from pathlib import Path
 
+import aws_cdk
 import pytest
+from aws_cdk import aws_codepipeline as codepipeline
+from aws_cdk import aws_codepipeline_actions as actions
+from aws_cdk import aws_s3 as s3
+from aws_cdk.assertions import Template
 
+from nitrokit.cdk.measurement_gate import MeasurementGate
 from nitrokit.emulation.demo.actors import DataOwner, Parent, Proof
 from nitrokit.emulation.demo.deployment import Cdk, DeployError
 from nitrokit.emulation.local import LocalAws
@@ -102,6 +108,46 @@ class _Project:
         source.write_text(source.read_text() + "# the second version\n")
 
 
+class _Pipeline:
+    """MeasurementGate's steps over the project: the commands of its CodeBuild projects, as synthesised. Its gate is told the emulated root, as no real one needs to be."""
+
+    def __init__(self, project, environment, context):
+        self.folder, self.environment = project.folder, environment
+        description = json.loads((project.folder / "cdk.json").read_text())
+        (project.folder / "cdk.json").write_text(json.dumps({**description, "context": {**description["context"], **context}}))
+        (project.folder / "node_modules").symlink_to(ROOT / "node_modules")
+        self.bin = project.folder / "bin"
+        self.bin.mkdir()
+        shim = self.bin / "nitrokit"
+        run = f'{sys.executable} -m nitrokit.cli "$@"'
+        shim.write_text(f'#!/bin/sh\n[ "$1" = gate ] && exec {run} --root {project.root}\nexec {run}\n')
+        shim.chmod(0o755)
+        stack = aws_cdk.Stack(aws_cdk.App(), "Pipeline", env=aws_cdk.Environment(account="123456789012", region="us-east-1"))
+        source = codepipeline.Artifact("Source")
+        pipeline = codepipeline.Pipeline(stack, "Pipeline", pipeline_type=codepipeline.PipelineType.V2)
+        fetch = actions.S3SourceAction(action_name="Source", bucket=s3.Bucket(stack, "Source"), bucket_key="s.zip", output=source)
+        pipeline.add_stage(stage_name="Source", actions=[fetch])
+        deploy = actions.ManualApprovalAction(action_name="Deploy")
+        MeasurementGate(stack, "Gate").add_stages(pipeline, source, stack_name="Rollover", deploy=[deploy], retire=True)
+        found = Template.from_stack(stack).find_resources("AWS::CodeBuild::Project").values()
+        self.commands = {
+            one["Properties"]["Description"].rsplit(" ", 1)[-1]: json.loads(one["Properties"]["Source"]["BuildSpec"])["phases"]["build"]["commands"]
+            for one in found
+        }  # fmt: skip
+
+    def run(self, step, environment=None):
+        """As CodeBuild does: one command after the other, up to the first that fails. Returns (exit code, what was said)."""
+        told = {**(environment or self.environment), "CDK_VALIDATION": "false"}
+        told["PATH"] = os.pathsep.join([str(self.bin), told["PATH"]])
+        for command in self.commands[step]:
+            done = subprocess.run(
+                ["sh", "-c", command], cwd=self.folder, env=told, capture_output=True, text=True, check=False, timeout=400
+            )
+            if done.returncode:
+                break
+        return done.returncode, done.stdout + done.stderr
+
+
 def _reasons(report):
     return [(one["subject"], one["rule"], one["reason"]) for one in report["comparisons"] if one["outcome"] != "agrees"]
 
@@ -181,6 +227,12 @@ def _rollover(tmp_path, work, local):
         ("enclave", "planned", "planned-rollover"),
     } <= found
 
+    # The pipeline's last step retires nothing while an enclave runs what retires.
+    pipeline = _Pipeline(project, cdk.environment, context)
+    code, told = pipeline.run("Retire")
+    assert (code, "a planned rollover is under way" in told) == (1, True), told
+    assert "Retiring" in (project.image / "measurements.json").read_text()
+
     # Key and hosts follow, one by one. `cdk deploy` is killed in the middle of it, and run again.
     stack = local.client("cloudformation")
 
@@ -196,6 +248,8 @@ def _rollover(tmp_path, work, local):
     assert code == 0, _reasons(report)
     assert {("key", "planned", "planned-rollover"), ("host", "agrees", "agrees"), ("enclave", "agrees", "agrees")} <= found
     assert not [one for one in found if one[0] == "enclave" and one[1] != "agrees"]
+    code, told = pipeline.run("Attest", project.environment)
+    assert code == 0, told
 
     # v1 is retired; the key allows v2 alone.
     assert project.nitrokit("lock", project.image, "--retire-all")[0] == 0
@@ -205,9 +259,10 @@ def _rollover(tmp_path, work, local):
     synthesised = manifest.stat().st_mtime_ns
     # This time as soon as it is synthesised, before CloudFormation knows of it.
     _deploy_interrupted(cdk, context, lambda: manifest.exists() and manifest.stat().st_mtime_ns > synthesised)
-    cdk.deploy(context)
+    code, told = pipeline.run("Retire")
+    assert code == 0, told
     clients.stop()
-    code, found, report = project.gate("--rebuild", "--templates", work / "cdk.out", "--stack", "Rollover")
+    code, found, report = project.gate("--rebuild", "--templates", project.folder / "cdk.out", "--stack", "Rollover")
     assert (code, {outcome for _, outcome, _ in found}) == (0, {"agrees"}), _reasons(report)
     assert clients.failed == []
     assert clients.answered > 10
