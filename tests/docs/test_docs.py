@@ -1,6 +1,7 @@
 """Documentation is tested: every error code, command and environment variable must occur in it."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from nitrokit.cli.commands import app
+from nitrokit.cli.commands import app, execute
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "constructs" / "nitrokit"
@@ -57,6 +58,61 @@ def test_links_between_pages_lead_somewhere():
         for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
             if not target.startswith(("http:", "https:", "mailto:")):
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_page_is_reached_from_the_readme():
+    todo, reached = [ROOT / "README.md"], set()
+    while todo:
+        page = todo.pop()
+        if page not in reached and page.suffix == ".md":
+            reached.add(page)
+            todo += [(page.parent / target).resolve() for target in re.findall(r"\]\(([^)#:]+)", page.read_text())]
+    assert {page.name for page in (ROOT / "docs").glob("*.md") if page not in reached} == set()
+
+
+def test_every_option_is_documented():
+    page = (ROOT / "docs" / "cli.md").read_text()
+    leaves = [(name, command) for name, command in _commands(get_command(app)) if not hasattr(command, "commands")]
+    options = {f"{name} {option}" for name, command in leaves for one in command.params for option in one.opts if option.startswith("--")}
+    assert {one for one in options if not one.endswith((" --json", " --help")) and one.rpartition(" ")[2] not in page} == set()
+
+
+def test_the_readmes_app_synthesises(tmp_path):
+    (snippet,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", snippet],
+        cwd=ROOT,
+        env={**os.environ, "CDK_OUTDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    template = json.loads((tmp_path / "Hello.template.json").read_text())
+    assert {"AWS::EC2::Instance", "AWS::KMS::Key", "AWS::SSM::Association"} <= {one["Type"] for one in template["Resources"].values()}
+
+
+def _named_in_json():
+    rows = re.findall(
+        r"^\| `nitrokit ([a-z -]+)` \| (.*) \|$", (ROOT / "docs" / "cli.md").read_text().partition("## JSON")[2], re.MULTILINE
+    )
+    return {command: re.findall(r"`([a-z0-9_]+)`", names.partition(";")[0]) for command, names in rows}
+
+
+def test_json_has_the_names_that_its_page_says(tmp_path, small_eif, capsys):
+    (tmp_path / "x.eif").write_bytes(small_eif)
+    (tmp_path / "enclave.toml").write_text('[enclave]\nname = "x"\n[eif]\npath = "x.eif"\n')
+    named, image = _named_in_json(), str(tmp_path)
+    assert set(named) == {name.removeprefix("nitrokit ") for name, one in _commands(get_command(app)) if not hasattr(one, "commands")} - {
+        "measure",
+        "local demo",
+        "local run",
+    }
+    for words in (["build", image, "-o", f"{image}/y.eif"], ["lock", image], ["explain", f"{image}/x.eif", f"{image}/y.eif"]):
+        assert execute([*words, "--json"]) == 0
+        assert list(json.loads(capsys.readouterr().out)) == named[words[0]]
+    execute(["doctor", image, "--json"])
+    assert all(list(one) == named["doctor"] for one in json.loads(capsys.readouterr().out))
 
 
 FOREIGN = re.compile(

@@ -50,7 +50,7 @@ def lint(tree: Tree, process: Process, original_command: str | None, notes: Iter
         *_tools(tree, process),
         *_credentials(tree, process.environment),
         *_left_behind(tree),
-        *(Finding("source", "the source", note, "see docs/enclave_toml.md") for note in notes),
+        *(Finding("source", "enclave.toml", note, "see docs/enclave_toml.md") for note in notes),
     ]
     return sorted(findings, key=lambda one: (one.id, one.where))
 

@@ -90,7 +90,7 @@ def test_findings_name_the_file_the_reason_and_the_way_out(image, compiled):
     findings = json.loads(done.stdout)["findings"]
     assert [(one["id"], one["where"]) for one in findings] == [
         ("credentials", "environment variable DB_PASSWORD"), ("credentials", "etc/ssl/server.key"), ("credentials", "srv/.env"), ("credentials", "srv/settings.py"),
-        ("package-manager", "usr/bin/dpkg"), ("root", "/opt/app"), ("shell", "bin/sh"), ("source", "the source"), ("size", "521 MiB"),
+        ("package-manager", "usr/bin/dpkg"), ("root", "/opt/app"), ("shell", "bin/sh"), ("source", "enclave.toml"), ("size", "521 MiB"),
     ]  # fmt: skip
     by_id = {one["id"]: one for one in findings}
     assert "2,084 MiB of memory" in by_id["size"]["reason"]

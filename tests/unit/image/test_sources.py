@@ -181,7 +181,7 @@ def test_lints_name_what_should_not_be():
     found = [(one.id, one.where) for one in lint(tree, process, "x", ["note"])]
     assert found == [
         ("credentials", "app/key.pem"), ("credentials", "environment variable DB_PASSWORD"), ("package-manager", "usr/bin/apt"), ("relative-command", "x"), ("root", "/app/x"),
-        ("shell", "bin/sh"), ("source", "the source"),
+        ("shell", "bin/sh"), ("source", "enclave.toml"),
     ]  # fmt: skip
 
 
