@@ -128,6 +128,13 @@ def test_a_ciphertext_of_another_key_than_is_named(local, owner, key, enclave, m
     assert _refusal(enclave().decrypt, b"garbage", key) == "InvalidCiphertextException"
 
 
+def test_each_request_is_signed_with_its_own_credentials(local, owner, key, enclave, credentials):
+    ciphertext = local.client("kms", role_arn=owner).encrypt(KeyId=key, Plaintext=b"a secret")["CiphertextBlob"]
+    assert enclave().decrypt(ciphertext, key) == b"a secret"
+    wrong = client.Kms(local.region, {**credentials, "secret_access_key": "wrong"})
+    assert _refusal(wrong.decrypt, ciphertext, key) == "InvalidSignatureException"
+
+
 def test_derive_shared_secret(local, owner, agreement_key, enclave):
     ours = ec.generate_private_key(ec.SECP384R1())
     spki = ours.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)

@@ -100,7 +100,7 @@ def test_an_error_that_ends_a_thread_is_told_by_its_type_and_never_on_the_consol
     assert "42" not in "".join(capfd.readouterr())
 
 
-@pytest.mark.parametrize(("link", "inside"), [("usr/etc", True), ("/usr/etc", False), ("../../etc", False), ("/proc/self/root", False)])
+@pytest.mark.parametrize(("link", "inside"), [("usr/etc", True), ("../rootfs2/etc", False), ("/usr/etc", False), ("../../etc", False), ("/proc/self/root", False)])
 def test_no_link_of_an_image_leads_init_out_of_its_root(tmp_path, link, inside):
     root = tmp_path / "rootfs"
     (root / "usr/etc").mkdir(parents=True)
@@ -126,6 +126,15 @@ def test_an_internal_error_says_nothing_but_its_type(hybrid):
 def _send_all(connection, payload):
     connection.sendall(payload)
     connection.shutdown(socket.SHUT_WR)
+
+
+def test_each_host_of_hundreds_has_an_address_of_its_own(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    allowed = egress.start([(f"{number}.example.com", port, 8001) for number in range(300)], [tmp_path / "hosts"], Relay(), print)
+    assert len(allowed) == 300
+    addresses = [line.split()[0] for line in (tmp_path / "hosts").read_text().splitlines()[1:]]
+    assert len(set(addresses)) == 300 and "127.0.0.1" not in addresses
 
 
 def test_egress_reaches_the_parents_port_and_only_named_hosts(hybrid, tmp_path):

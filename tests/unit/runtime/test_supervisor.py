@@ -33,7 +33,7 @@ print(json.dumps({"code": code, "waited": waited, "state": supervisor.state(), "
 def _supervise(script, *, user=None, policy="never", stop="/nowhere", kept=True):
     arguments = [["/bin/sh", "-c", script], user or [os.getuid(), os.getgid()], policy, str(stop), kept]
     done = subprocess.run(
-        [sys.executable, "-c", SUPERVISED, json.dumps(arguments)], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", SUPERVISED, json.dumps(arguments)], capture_output=True, text=True, check=False, timeout=60, extra_groups=[7]
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
