@@ -80,8 +80,8 @@ class Relay:
                     raise OSError(errno.EMFILE, f"{MAX_PAIRS} connections are open")
                 other = connect()
             except OSError as error:
-                accepted.close()
                 failed(error)
+                accepted.close()
                 continue
             self.join(accepted, other, failed)
 
@@ -108,9 +108,9 @@ class Relay:
         try:
             self._advance(side, events)
         except (OSError, MemoryError) as error:
-            self._close(side)
-            if side.failed is not None:
+            if side.failed is not None:  # said first: who sees the end finds the line
                 side.failed(error)
+            self._close(side)
 
     def _advance(self, side: _Side, events: int) -> None:
         if events & select.EPOLLERR or side.failed is not None:
