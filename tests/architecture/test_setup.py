@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 def test_what_is_missing_is_named(tmp_path, python, told):
     for name in ("sh", "id", "python3"):
         (tmp_path / name).symlink_to(shutil.which(name))
-    script = [shutil.which("sh"), ROOT / ".ci" / "system-packages"]
+    script = [str(shutil.which("sh")), str(ROOT / ".ci" / "system-packages")]
     done = subprocess.run(
         script,
         env={"PATH": str(tmp_path), "HOME": os.environ.get("HOME", "/"), "PYTHON": python},
