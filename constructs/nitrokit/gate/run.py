@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,14 @@ def run_gate(plan: Plan) -> GateReport:
     """Compare. Whatever cannot be reached is an answer, never an exception and never a pass."""
     time = plan.clock()
     locks = {image.name: json.loads(image.values.to_json()) for image in plan.images}
-    return GateReport(time, locks, Spool(_compare(plan, time)))
+    return GateReport(time, locks, Spool(_at_a_file(one, plan.images) for one in _compare(plan, time)))
+
+
+def _at_a_file(one: Comparison, images: Sequence[LockedImage]) -> Comparison:
+    """With the file that a reader should look at: of keys and enclaves it is the lock that they are compared with. GitHub refuses a whole SARIF file for one result without a file."""
+    if one.path or not images:
+        return one
+    return replace(one, path=next((image.path for image in images if image.name == one.image), images[0].path))
 
 
 def _compare(plan: Plan, time: datetime) -> Iterator[Comparison]:

@@ -19,6 +19,7 @@ from nitrokit.emulation.nitro.pki import EmulatedPki
 from nitrokit.gate.access import access_policy
 from nitrokit.gate.enclaves import Expected, Judge
 from nitrokit.gate.fleets import enclaves_of
+from nitrokit.gate.formats import FORMATS
 from nitrokit.gate.hosts import compare_host
 from nitrokit.gate.report import Outcome, Place
 from nitrokit.gate.run import Plan, run_gate
@@ -307,6 +308,10 @@ def test_a_fleet_is_asked_host_by_host_and_the_one_that_lies_is_named(pki):
     assert [(one.subject, one.rule_id) for one in report.comparisons if one.outcome is Outcome.DRIFT] == [
         (f"hello on {OTHER}", "wrong-parent")
     ]
+    (result,) = json.loads("".join(FORMATS["sarif"](report)))["runs"][0]["results"]
+    (location,) = result["locations"]
+    file = location["physicalLocation"]["artifactLocation"]["uri"]
+    assert file == "enclave_images/hello/measurements.json", "code scanning refuses a file with a result that has none"
     silent = _Cloud(_stack(), {ONE: _answering(pki, ONE), OTHER: lambda *_: None})
     assert run_gate(_plan(silent, pki, places=places)).exit_code == 3
 
