@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -44,7 +44,7 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     until = window(event.get("until"), now - DELAY)
     if "since" in event:
         since = window(event["since"], until)
-        found = _audited(os.environ, since, until)
+        found = _auditing(os.environ)(since, until)
     else:
         since, until, found = _go_on(os.environ, until, context)
     told = {"since": since.isoformat(), "until": until.isoformat(), "counts": kinds(found)}
@@ -55,22 +55,29 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
 def _go_on(environment: Mapping[str, str], until: datetime, context: Any) -> tuple[datetime, datetime, list[Audited]]:
     """From where the last one stopped, step by step while there is time: (since, how far it came, what was found)."""
     store = RunStore(boto3.client("dynamodb"), environment["STATE_TABLE"])
+    audited, publisher = _auditing(environment), _publisher(environment, context)
     mark, found = store.mark(SERVICE), list[Audited]()
     since = reached = window(mark, until - FIRST)
     while reached < until and context.get_remaining_time_in_millis() > _STEP_TAKES.total_seconds() * 1000:
         end = min(reached + STEP, until)
-        some = _audited(environment, reached, end)
-        _report(some, environment, context)
+        some = audited(reached, end)
+        _report(some, publisher)
         store.set_mark(SERVICE, end.isoformat(), mark)
         reached, mark, found = end, end.isoformat(), found + some
     return since, reached, found
 
 
-def _audited(environment: Mapping[str, str], since: datetime, until: datetime) -> list[Audited]:
-    ssm = boto3.client("ssm")
+def _auditing(environment: Mapping[str, str]) -> Callable[[datetime, datetime], list[Audited]]:
+    """What judges the uses of all keys in a window."""
+    ssm, trail = boto3.client("ssm"), boto3.client("cloudtrail", config=RETRIES)
     auditor = Auditor(settings.fleets(ssm, environment), _records(environment.get("LEDGER_TABLE")))
-    trail = boto3.client("cloudtrail", config=RETRIES)
-    return [auditor.audit(use) for key in settings.keys(ssm, environment) for use in uses(trail, key.arn, since, until)]
+    keys = settings.keys(ssm, environment)
+    return lambda since, until: [auditor.audit(use) for key in keys for use in uses(trail, key.arn, since, until)]
+
+
+def _publisher(environment: Mapping[str, str], context: Any) -> Publisher:
+    hub = boto3.client("securityhub") if environment.get("SECURITY_HUB") == "true" else None
+    return Publisher(Account.of(context.invoked_function_arn), boto3.client("events"), hub)
 
 
 def uses(trail: Any, key: str, since: datetime, until: datetime) -> Iterator[KeyUse]:
@@ -97,9 +104,7 @@ def _records(table: str | None) -> Records | None:
     return records
 
 
-def _report(found: list[Audited], environment: Mapping[str, str], context: Any) -> None:
-    hub = boto3.client("securityhub") if environment.get("SECURITY_HUB") == "true" else None
-    publisher = Publisher(Account.of(context.invoked_function_arn), boto3.client("events"), hub)
+def _report(found: list[Audited], publisher: Publisher) -> None:
     publisher.publish([finding for one in found if (finding := one.as_finding())], datetime.now(UTC))
     for kind, count in kinds(found).items():
         with single_metric(name="KeyUses", unit=MetricUnit.Count, value=count, namespace="Nitrokit") as metric:

@@ -220,8 +220,8 @@ class Trail:
 
 
 def test_what_piled_up_is_audited_window_by_window_and_goes_on_next_time(deployed, monkeypatch, publisher, capsys):
-    """A day's arrears with time for three windows: the mark moves with each, and nothing is lost or counted twice."""
-    start = datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)
+    """Hours of arrears with time for three windows: the mark moves with each, and nothing is lost or counted twice."""
+    start = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=3)
     RunStore(boto3.client("dynamodb"), "state").set_mark("audit", start.isoformat(), None)
     events = [_event(identity=f"{number}", time=start + timedelta(minutes=2 * number)) for number in range(12)]
     trail, left = Trail(monkeypatch, events), iter([900, 900, 900, 60])
