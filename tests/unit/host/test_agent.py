@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from emulatedparent import INSTANCE, ROOT, hello_configuration
@@ -185,11 +186,14 @@ def test_the_agent_is_reproducible_standard_library_and_small(tmp_path):
     assert set(loaded) <= {"nitrokit", "__main__"}, loaded
 
 
-def test_the_agents_sources_are_python_3_9():
-    import ast
-
-    for name in MODULES:
-        ast.parse((ROOT / "constructs/nitrokit" / name).read_text(), feature_version=(3, 9))
+def test_the_agents_sources_and_what_they_take_of_the_library_are_python_3_9s(tmp_path):
+    newer = tmp_path / "newer.py"
+    newer.write_text("import tomllib\n")
+    check = [str(Path(sys.executable).with_name("vermin")), "--target=3.9-", "--violations", "--no-tips"]
+    sources = [str(ROOT / "constructs/nitrokit" / name) for name in MODULES]
+    done = subprocess.run([*check, *sources], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert subprocess.run([*check, str(newer)], capture_output=True, check=False).returncode == 1
 
 
 def test_ssm_documents_are_small_and_whole():

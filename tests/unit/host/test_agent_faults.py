@@ -334,10 +334,9 @@ def test_an_enclave_that_attests_otherwise_is_not_healthy(parent):
 def test_an_enclave_that_ended_is_not_waited_for(parent):
     _running(parent)
     (parent.folder / "var/fake/enclaves/hello.json").unlink()
-    start = time.monotonic()
-    refused = parent.step("health")
-    assert "[agent/not-running]" in refused.stderr
-    assert time.monotonic() - start < 10
+    # Whoever waited would do so for longer than a program of the tests may take.
+    (parent.folder / "etc/nitrokit/hello.json").write_text(configuration(healthy_within=600))
+    assert "[agent/not-running]" in parent.step("health").stderr
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def _launches(parent):
     return len([line for line in parent.log if line.startswith("nitro-cli run-enclave")])
 
 
-def _wait(condition, seconds=20.0):
+def _wait(condition, seconds=90.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -115,7 +115,7 @@ def test_who_repeats_a_step_by_hand_need_not_say_where_he_is_and_disturbs_nothin
     before = parent.enclaves()
     asks = "import os; print(os.environ.get('AWS_DEFAULT_REGION'), file=open('/var/fake/region', 'w'))"
     parent.program(
-        "aws", f'#!/bin/sh\n/usr/bin/python3 -S -c "{asks}"; [ "$1" != ssm ] || {{ cat /dev/stdin; echo; }} >> /var/fake/published\n'
+        "aws", f'#!/bin/sh\n/usr/bin/python3 -S -c "{asks}"; [ "$1" != ssm ] || printf "%s\\n" "$(cat /dev/stdin)" >> /var/fake/published\n'
     )
     by_hand = f"env --unset AWS_DEFAULT_REGION --unset AWS_SSM_INSTANCE_ID {PYTHON} /opt/nitrokit/agent.pyz"
     done = parent.run(f"{by_hand} run --enclave hello")

@@ -38,7 +38,7 @@ def machine(emulated_parent):
 
 
 def _wait(condition):
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 90
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
