@@ -13,6 +13,8 @@ from nitrokit.host.commands import aws
 from nitrokit.host.config import AgentError, Config
 
 _TIMEOUT = 20.0
+_REASON = 500
+"""Characters: a parameter holds 4,096 (Systems Manager API Reference PutParameter), and JSON may take six for one."""
 _METRICS_EVERY, _STATE_EVERY = 60.0, 900.0
 COMPLIANCE_TYPE = "Custom:Enclave"
 
@@ -22,7 +24,9 @@ def state(config: Config, told: Dict[str, Any]) -> None:
     instance = os.environ.get("AWS_SSM_INSTANCE_ID", "")
     if not (config.parameter and instance):
         return
-    value = json.dumps({"enclave": config.name, "instance": instance, **told, "at": int(time.time())})[:4000]
+    if "reason" in told:
+        told = {**told, "reason": str(told["reason"])[:_REASON]}
+    value = json.dumps({"enclave": config.name, "instance": instance, **told, "at": int(time.time())})
     put = {"Name": f"{config.parameter}/{instance}/{config.name}", "Value": value, "Type": "String", "Overwrite": True}
     _try("state", lambda: aws("ssm", "put-parameter", put, "putting the parameter", timeout=_TIMEOUT))
     report = _compliance(config, instance, told)

@@ -11,7 +11,7 @@ import pytest
 from emulatedparent import ROOT
 from fakeparent import configuration
 
-from nitrokit.host import cloudwatch
+from nitrokit.host import cloudwatch, publish
 from nitrokit.host.bundle import MODULES
 from nitrokit.host.config import parse
 
@@ -49,6 +49,16 @@ def test_the_schema_takes_what_aws_own_library_writes_and_nothing_half():
     del written["_aws"]["Timestamp"]
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(written, EMF)
+
+
+def test_a_state_is_whole_json_however_long_its_reason(monkeypatch):
+    monkeypatch.setenv("AWS_SSM_INSTANCE_ID", "i-1")
+    put = {}
+    monkeypatch.setattr(publish, "aws", lambda service, action, request, *_, **__: put.update({action: request}))
+    publish.state(parse(configuration(parameter="/p")), {"status": "failed", "reason": "ö\n" * 5000})
+    value = put["put-parameter"]["Value"]
+    assert json.loads(value)["status"] == "failed"
+    assert len(value) <= 4096  # Systems Manager API Reference PutParameter, standard tier
 
 
 def _calls():
