@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -10,6 +11,8 @@ import struct
 import subprocess
 import sys
 import threading
+import time
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -67,6 +70,10 @@ def configuration(mark="00", name="hello", cid=16, **changes):
 
 def pcrs(mark):
     return {"PCR0": mark * 48, "PCR1": "11" * 48, "PCR2": "22" * 48}
+
+
+EIF = image("00")
+DOCKER = "123456789012.dkr.ecr.us-east-1.amazonaws.com/app@sha256:" + "ab" * 32
 
 
 class FakeParent:
@@ -282,3 +289,36 @@ def frame(value):
 def short_folder(tag):
     # A short path: unix sockets take 108 bytes.
     return Path("/tmp") / f"nk{tag}{os.getpid()}"
+
+
+def pretend_running(parent, mark="00", **changes):
+    """As if the run step had been done."""
+    enclave = {
+        "EnclaveName": "hello", "EnclaveID": "i-1-enc1", "EnclaveCID": 16, "NumberOfCPUs": 2, "MemoryMiB": 256, "State": "RUNNING", "Flags": "NONE", "Measurements": pcrs(mark),
+    }  # fmt: skip
+    (parent.folder / "etc/nitrokit").mkdir(exist_ok=True)
+    (parent.folder / "etc/nitrokit/hello.json").write_text(configuration(mark))
+    (parent.folder / "var/fake/enclaves/hello.json").write_text(json.dumps({**enclave, **changes}))
+
+
+def kill_when_hanging(parent, step):
+    process = parent.start(f"exec {AGENT} {step} --enclave hello", SSM_Config=configuration())
+    deadline = time.monotonic() + 90
+    while not (parent.folder / "var/fake/hanging").exists():
+        assert time.monotonic() < deadline, process.communicate()
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+
+
+def changed_agent(agent, module, before, after):
+    """The agent with one place of its source another."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(agent)) as source, zipfile.ZipFile(buffer, "w") as target:
+        for name in source.namelist():
+            text = source.read(name)
+            if name.endswith(module):
+                assert before in text
+                text = text.replace(before, after)
+            target.writestr(name, text)
+    return buffer.getvalue()
