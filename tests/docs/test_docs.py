@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer import Context
 from typer.main import get_command
 
 from nitrokit.cli.commands import app, execute
@@ -46,6 +47,13 @@ def test_every_command_is_documented(name):
 @pytest.mark.parametrize("name,command", [pair for pair in _commands(get_command(app)) if not hasattr(pair[1], "commands")])
 def test_every_command_speaks_json(name, command):
     assert any("--json" in parameter.opts for parameter in command.params), name
+
+
+def test_the_lists_of_commands_break_off_in_no_sentence():
+    app_of = {"nitrokit": get_command(app), **{name: one for name, one in _commands(get_command(app)) if hasattr(one, "commands")}}
+    for name, group in app_of.items():
+        shown = group.get_help(Context(group, info_name=name, terminal_width=78))
+        assert "..." not in shown.partition("Commands:")[2], shown
 
 
 def test_every_environment_variable_is_documented():

@@ -39,7 +39,7 @@ def build(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Build an enclave image file from a folder, reproducibly, without Docker."""
+    """Build an enclave image file from a folder. The same bytes everywhere, without Docker."""
     from nitrokit.image.explain import explain
     from nitrokit.image.lock import read_lock
     from nitrokit.image.sbom import write_sbom

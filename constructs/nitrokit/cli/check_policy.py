@@ -114,13 +114,15 @@ def _grants(path: Path | None) -> list[Grant]:
 
     if path is None:
         return []
+    data = _read(path)
     try:
-        items: list[dict[str, Any]] = json.loads(_read(path))["Grants"]
+        items: list[dict[str, Any]] = json.loads(data)["Grants"]
         return [Grant(str(one["GrantId"]), str(one["GranteePrincipal"]), tuple(map(str, one["Operations"]))) for one in items]
     except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise UsageError(
             "bad-grants",
             f"{path} is not a list of grants",
-            got=repr(error)[:120],
+            got=repr(data[:40]),
             expected='{"Grants": [{"GrantId", "GranteePrincipal", "Operations"}]}',
+            do="write it with `aws kms list-grants --key-id …`",
         ) from error

@@ -28,7 +28,7 @@ def doctor(
     folder: Annotated[Path, typer.Argument(help="Images at and below it: their signing certificates are looked at.")] = Path("."),
     as_json: JsonOption = False,
 ) -> None:
-    """Say what this machine lacks and how to get it (exit 3: something needed), and which images' signing certificates have ended (exit 1) or soon will."""
+    """Say what this machine lacks, and how to get it. Exit 3: something needed; also which images' signing certificates have ended (exit 1) or soon will."""
     if not folder.is_dir():
         raise UsageError(
             "no-folder", "there is no such folder to look for images in", got=str(folder), do="name a folder, or none: it is this one then"

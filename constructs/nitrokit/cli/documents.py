@@ -28,7 +28,10 @@ def read_documents(place: Path) -> list[tuple[str, bytes]]:
         found = list(_in_json(text, label))
         if not found:
             raise UsageError(
-                "no-document", f"no attestation document in the JSON of {label}", expected="a string of base64 or hex, or an array of bytes"
+                "no-document",
+                f"no attestation document in the JSON of {label}",
+                expected="a string of base64 or hex, or an array of bytes",
+                do="name the file that holds the document itself",
             )
         return [(label if len(found) == 1 else f"{label} {path}", document) for path, document in found]
     return [(label, _decoded(text) or data)]
@@ -63,7 +66,9 @@ def _in_json(text: bytes, label: str) -> Iterator[tuple[str, bytes]]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UsageError("not-json", f"{label} looks like JSON and is not", got=str(error)[:200]) from error
+        raise UsageError(
+            "not-json", f"{label} looks like JSON and is not", got=str(error)[:200], do="check that the file is whole"
+        ) from error
     todo: list[tuple[str, Any]] = [("$", value)]
     while todo:
         path, one = todo.pop(0)

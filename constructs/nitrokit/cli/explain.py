@@ -25,7 +25,7 @@ def explain(
     after: Annotated[Path, typer.Argument(help="What to compare it with: the same.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Say which PCRs differ between two images and why: by section, file and kind of change (exit 1: they differ)."""
+    """Say which PCRs differ between two images, and why. By section, file and kind of change (exit 1: they differ)."""
     from nitrokit.image.difference import compare
 
     with ExitStack() as stack:

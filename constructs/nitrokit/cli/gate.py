@@ -63,7 +63,7 @@ def gate(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare the lock with a rebuild, the templates, deployed keys, hosts and running enclaves (exit 1: drift; 3: something asked for was not reachable)."""
+    """Compare the lock with what is built, deployed and running. A rebuild, templates, deployed keys, hosts and enclaves (exit 1: drift; 3: something asked for was not reachable)."""
     from nitrokit.gate.formats import FORMATS
 
     if iam_policy:

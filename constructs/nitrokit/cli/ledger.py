@@ -11,7 +11,7 @@ from nitrokit.cli.output import JsonOption, result, talk
 from nitrokit.errors import UsageError
 
 app = typer.Typer(
-    name="ledger", help="The ledger of attestation: which code held the data, and when.", no_args_is_help=True, rich_markup_mode=None
+    name="ledger", help="The ledger of attestation: which code held the data when.", no_args_is_help=True, rich_markup_mode=None
 )
 
 Folder = Annotated[Path | None, typer.Argument(help="An export of the ledger; instead of --table.")]
@@ -38,7 +38,7 @@ def at(
     kms_key: KmsKey = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Which measurements the ledger proves for a day or a moment (exit 1: none)."""
+    """Say which measurements are proven for a day or a moment. Exit 1: none."""
     from nitrokit.cli.ledger_answer import ask, parse_time
     from nitrokit.cli.ledger_render import answers_as_dict, answers_lines
     from nitrokit.cli.ledger_source import open_ledger
@@ -72,7 +72,7 @@ def verify(
     kms_key: KmsKey = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Read the whole ledger: any edit, gap, fork or truncation fails (exit 1)."""
+    """Read the whole ledger, and believe nothing. Any edit, gap, fork or truncation fails (exit 1)."""
     from nitrokit.cli.ledger_source import open_ledger
     from nitrokit.cli.ledger_verify import verify_whole
 
@@ -92,7 +92,7 @@ def export(
     kms_key: KmsKey = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the ledger up to its last checkpoint into a folder that `nitrokit ledger verify FOLDER` verifies anywhere."""
+    """Write the ledger up to its last checkpoint into a folder. `nitrokit ledger verify FOLDER` verifies it anywhere."""
     from nitrokit.cli.ledger_source import live_ledger, public_key
     from nitrokit.handlers.ledger_export import export_ledger
     from nitrokit.handlers.ledger_folder import FolderStore

@@ -47,7 +47,7 @@ def demo(
     keep: KeepOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Build, deploy, prove, check, counter-prove: the main job from source to a decrypted secret. Exit 0 only if every expectation held."""
+    """Prove the main job, from source to a decrypted secret. Build, deploy, prove, check, counter-prove; exit 0 only if every expectation held."""
     from nitrokit.cli.demo_report import print_report
     from nitrokit.emulation.demo.deployment import Cdk
     from nitrokit.emulation.demo.images import prepare, require_image
@@ -87,7 +87,7 @@ def demo(
 
 @app.command()
 def up(runner: RunnerOption = RunnerChoice.AUTO, keep: KeepOption = None, as_json: JsonOption = False) -> None:
-    """Start the local AWS and leave it running until Ctrl-C; prints the environment that AWS clients and cdk need."""
+    """Start the local AWS, and leave it running until Ctrl-C. Prints the environment that AWS clients and cdk need."""
     steps = Steps()
     with _work_folder(keep) as work, _local_aws(work, runner, steps) as local:
         environment = local.environment()
@@ -118,7 +118,7 @@ def run(
     keep: KeepOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Build an image and run it by itself: prints its ingress on loopback, a KMS key that it alone opens and credentials for both sides; then what it prints, until it ends or Ctrl-C."""
+    """Build an image and run it by itself. Prints its ingress on loopback, a KMS key that it alone opens and credentials for both sides; then what it prints, until it ends or Ctrl-C."""
     from nitrokit.emulation.lone import LoneEnclave
     from nitrokit.image.build import build_image, read_manifest
     from nitrokit.image.fetch import cache_dir

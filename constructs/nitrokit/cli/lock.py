@@ -33,7 +33,7 @@ def lock(
     retire_all: Annotated[bool, typer.Option("--retire-all", help="Build nothing; drop every set but the current one.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Resolve packages and wheels, build, and write the lock: packages, requirements, measurements.json."""
+    """Pin packages and wheels, build, and record the measurements. Writes packages.lock.json, requirements.txt and measurements.json."""
     until = None if keep_old_until is None else keep_old_until.replace(tzinfo=UTC)
     _check(until, measurements_only, retire or retire_all)
     if retire or retire_all:

@@ -17,7 +17,7 @@ def measure(
     eif: Annotated[Path, typer.Argument(help="The enclave image file.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Print an EIF's measurements and header facts, as `nitro-cli describe-eif` does (always JSON)."""
+    """Print what an EIF measures. The JSON of `nitro-cli describe-eif`: measurements and header facts."""
     from nitrokit.core import boot
     from nitrokit.core.eif import read_eif
 

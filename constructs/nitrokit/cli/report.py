@@ -31,7 +31,7 @@ def report(
     root: Annotated[Path | None, typer.Option("--root", help="Trust anchor, DER or PEM. Default: AWS's Nitro Enclaves root G1.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the attestation report: fleet, measurements, chain and dates, timeline of versions, drift with its reasons. One file, readable offline and on paper."""
+    """Write the attestation report, one HTML file. Fleet, measurements, chain and dates, timeline of versions, drift with its reasons; readable offline and on paper."""
     from nitrokit.gate.page.render import render_page
 
     spans, source = ([], None) if ledger is None else _history(ledger, key, measurements or [], root)
@@ -77,6 +77,10 @@ def _read(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(value, dict):
         raise UsageError(
-            "bad-report", "not a report of the gate", got=type(value).__name__, expected="what `nitrokit gate --output gate.json` writes"
+            "bad-report",
+            "not a report of the gate",
+            got=type(value).__name__,
+            expected="what `nitrokit gate --output gate.json` writes",
+            do="write it so",
         )
     return value

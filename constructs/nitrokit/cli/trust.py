@@ -32,7 +32,7 @@ def read_certificate(path: Path) -> bytes:
         raise UsageError(
             "bad-certificate",
             f"{path} is not a certificate",
-            got=str(error)[:120],
+            got=repr(data[:24]),
             expected="one certificate, DER or PEM",
             do="check the path",
         ) from error

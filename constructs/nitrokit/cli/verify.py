@@ -42,7 +42,7 @@ def verify(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Verify attestation documents and appraise them against locked measurements (exit 1: no)."""
+    """Verify attestation documents and appraise them. Against locked measurements (exit 1: no)."""
     from nitrokit.cli.documents import read_documents
     from nitrokit.cli.locks import read_locks
     from nitrokit.core.attestation import AppraisalPolicy, ChainCache

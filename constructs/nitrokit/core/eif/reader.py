@@ -25,6 +25,7 @@ from nitrokit.core.eif.signature import EifSignature, parse_signature
 from nitrokit.core.eif.source import Buffer, Readable, Source
 from nitrokit.core.measurements import HASH_ALGORITHM, Measurements
 
+_NAME_AN_EIF = "name the .eif file that nitrokit build or nitro-cli build-enclave wrote"
 _MEASURED = (SectionType.KERNEL, SectionType.CMDLINE, SectionType.RAMDISK)
 
 
@@ -107,7 +108,7 @@ def read_eif(data: Readable) -> Eif:
     """
     source = Source(data)
     if source.size < HEADER_SIZE:
-        raise EifError("truncated", "too short for an EIF", got=f"{source.size} bytes", expected=f"at least {HEADER_SIZE}")
+        raise EifError("truncated", "too short for an EIF", got=f"{source.size} bytes", expected=f"at least {HEADER_SIZE}", do=_NAME_AN_EIF)
     header = bytes(source.read(0, HEADER_SIZE))
     fields = HEADER.unpack(header)
     magic, version, flags, _memory, _cpus, _reserved, count = fields[:7]
@@ -125,7 +126,7 @@ def read_eif(data: Readable) -> Eif:
 
 def _check_header(magic: bytes, version: int, flags: int, count: int) -> None:
     if magic != MAGIC:
-        raise EifError("bad-magic", "not an EIF", got=magic.hex(), expected=MAGIC.hex())
+        raise EifError("bad-magic", "not an EIF", got=repr(magic), expected=repr(MAGIC), do=_NAME_AN_EIF)
     if version not in READABLE_VERSIONS:
         raise EifError("version", "EIF version not supported", got=version, expected="2, 3 or 4")
     if flags & ~1:
