@@ -125,21 +125,21 @@ class KeyMonitor(Construct):
         for key in self._keys:
             name = self._settings.name_of(key)
             found += [
-                self._alarm(f"Intact{name}", "KeyPolicyIntact", "guard-key-policy", name, Duration.minutes(15), 1, "is not as synthesised, or nobody looked"),
-                self._alarm(f"Denied{name}", "CanaryDenied", "key-canary", name, Duration.minutes(5), 1, "does not prove that it denies Decrypt without attestation"),
-                self._alarm(f"Opened{name}", "CanaryOpened", "key-canary", name, Duration.minutes(1), 0, "opened without attestation"),
+                self._alarm(f"Intact{name}", "KeyPolicyIntact", "guard-key-policy", name, Duration.minutes(30), "Minimum", 1, "is not as synthesised, or nobody looked"),
+                self._alarm(f"Denied{name}", "CanaryDenied", "key-canary", name, Duration.minutes(5), "Maximum", 1, "does not prove that it denies Decrypt without attestation"),
+                self._alarm(f"Opened{name}", "CanaryOpened", "key-canary", name, Duration.minutes(1), "Maximum", 0, "opened without attestation"),
             ]  # fmt: skip
         return found
 
-    def _alarm(self, id: str, metric: str, service: str, key: str, period: Duration, good: int, said: str) -> cloudwatch.Alarm:
-        """``good`` 1: below is an alarm, and silence too; 0: above is."""
+    def _alarm(
+        self, id: str, metric: str, service: str, key: str, period: Duration, statistic: str, good: int, said: str
+    ) -> cloudwatch.Alarm:
+        """``good`` 1: below is an alarm, and silence too; 0: above is. ``period``: longer than from one run to the next, which may begin a little late."""
         below = cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD
         above = cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD
         missing = cloudwatch.TreatMissingData.BREACHING if good else cloudwatch.TreatMissingData.NOT_BREACHING
         dimensions = {"service": service, "Key": key}
-        watched = cloudwatch.Metric(
-            namespace="Nitrokit", metric_name=metric, dimensions_map=dimensions, statistic="Minimum" if good else "Maximum", period=period
-        )
+        watched = cloudwatch.Metric(namespace="Nitrokit", metric_name=metric, dimensions_map=dimensions, statistic=statistic, period=period)
         return cloudwatch.Alarm(
             self,
             id,
