@@ -37,7 +37,9 @@ class MeasurementGate(Construct):
     - ``install``: commands that bring nitrokit and the CDK CLI. Default: hashed requirements.txt, and package-lock.json.
     - ``synth``: what synthesises into ``cdk.out``. Default: ``npx cdk synth``.
     - ``health_timeout``: how long a step waits for enclaves that cannot be reached yet. Default: 30 minutes. Drift fails at once.
-    - ``build_image``: default: CodeBuild's standard 7.0 (x86_64). ``environment``: variables of every build, e.g. NITROKIT_BLOBS. Default: none.
+    - ``build_image``: default: CodeBuild's standard 7.0 (x86_64). Its compiler is not the one with which the kernel's recipe was recorded, and a compiler is part of a kernel's bytes: the source
+      must hold a kernel then (NITROKIT_BLOBS), or this be an image of Debian 12 (docs/gate.md).
+    - ``environment``: variables of every build. Default: none.
     """
 
     def __init__(
@@ -55,7 +57,10 @@ class MeasurementGate(Construct):
         super().__init__(scope, id)
         self._images, self._install, self._synth = images, list(install), synth
         self._health = seconds("health_timeout", health_timeout or Duration.minutes(30), _HEALTH)
-        self._environment = codebuild.BuildEnvironment(build_image=build_image or codebuild.LinuxBuildImage.STANDARD_7_0)
+        image = build_image or codebuild.LinuxBuildImage.STANDARD_7_0
+        self._environment = codebuild.BuildEnvironment(build_image=image)
+        # Other images than CodeBuild's own have no languages to choose from (CodeBuild User Guide, "Build specification reference", runtime-versions).
+        self._languages = {"runtime-versions": _LANGUAGES} if image.image_id.startswith("aws/codebuild/") else {}
         self._variables = dict(environment or {})
 
     def synth_step(self, source: pipelines.IFileSetProducer) -> pipelines.CodeBuildStep:
@@ -153,7 +158,9 @@ class MeasurementGate(Construct):
             commands=commands,
             build_environment=self._environment,
             env=self._variables,
-            partial_build_spec=codebuild.BuildSpec.from_object({"phases": {"install": {"runtime-versions": _LANGUAGES}}, **_REPORTS}),
+            partial_build_spec=codebuild.BuildSpec.from_object(
+                {"phases": {"install": self._languages} if self._languages else {}, **_REPORTS}
+            ),
             **more,
         )
 
@@ -170,7 +177,7 @@ class MeasurementGate(Construct):
     ) -> codepipeline.IAction:
         spec = {
             "version": "0.2",
-            "phases": {"install": {"runtime-versions": _LANGUAGES, "commands": self._install}, "build": {"commands": commands}},
+            "phases": {"install": {**self._languages, "commands": self._install}, "build": {"commands": commands}},
             **({"artifacts": {"base-directory": folder, "files": "**/*"}} if folder else {}),
             **_REPORTS,
         }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import aws_cdk as cdk
 import pytest
+from aws_cdk import aws_codebuild as codebuild
 from aws_cdk import aws_codepipeline as codepipeline
 from aws_cdk import aws_codepipeline_actions as actions
 from aws_cdk import aws_lambda as lambda_
@@ -18,7 +19,7 @@ from aws_cdk.assertions import Template
 from cdk_nag import AwsSolutionsChecks
 
 from nitrokit.cdk.await_attestation import AwaitAttestation
-from nitrokit.cdk.measurement_gate import MeasurementGate
+from nitrokit.cdk.measurement_gate import INSTALL, MeasurementGate
 
 ROOT = Path(__file__).parents[3]
 CONTEXT = json.loads((ROOT / "cdk.json").read_text())["context"]
@@ -129,6 +130,22 @@ def test_a_lambda_may_wait_in_the_builds_place_and_may_tell_the_job(awaiting_sta
 def test_a_wait_that_codepipeline_would_cut_off_is_refused(wait):
     with pytest.raises(ValueError, match="out of range"):
         _awaiting(cdk.Stack(_app(), "S"), wait=wait)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_languages_are_chosen_where_the_image_has_a_choice(named):
+    app = _app()
+    stack = cdk.Stack(app, "S", env=cdk.Environment(account="123456789012", region="eu-central-1"))
+    debian = codebuild.LinuxBuildImage.from_docker_registry("public.ecr.aws/docker/library/python:3.13-bookworm")
+    gate = MeasurementGate(stack, "Gate", build_image=debian, install=["tools"]) if named else MeasurementGate(stack, "Gate")
+    source = pipelines.CodePipelineSource.s3(s3.Bucket(stack, "Source", versioned=True), "s.zip")
+    pipelines.CodePipeline(stack, "Pipeline", synth=gate.synth_step(source), self_mutation=False)
+    specs = [
+        json.loads(one["Source"]["BuildSpec"])["phases"]["install"]
+        for one in _of(Template.from_stack(stack).to_json()["Resources"].values(), "AWS::CodeBuild::Project")
+    ]
+    assert {"runtime-versions" in one for one in specs} == {not named}
+    assert [one["commands"][-1] for one in specs] == [("tools" if named else INSTALL[-1])] * 3
 
 
 def test_as_steps_of_cdk_pipelines():

@@ -1,5 +1,6 @@
 """The ready workflow files: valid by their services' schemas, pinned, without needless rights, and their steps really run, in a clone of this project."""
 
+import json
 import os
 import re
 import shutil
@@ -73,19 +74,23 @@ def _run(clone, script, **environment):
     return done
 
 
-def test_every_shell_step_of_github_has_its_like_on_gitlab():
-    gitlab = yaml.safe_load(GITLAB.read_text())
-    theirs = "\n".join(line for job in gitlab.values() if isinstance(job, dict) for line in job.get("script", []))
-    for words in (
-        "nitrokit build",
-        "diff eifs-first.sha256 eifs-second.sha256",
-        "npx cdk synth --quiet --output cdk.out",
-        "nitrokit gate --rebuild --templates cdk.out",
-        'nitrokit gate --stack "$STACK"',
-        "npx cdk deploy --all",
-    ):
-        assert words in theirs
-        assert any(words in run for run in _steps().values())
+def _gitlab(job):
+    """The script of a job, without what brings tools."""
+    described = yaml.safe_load(GITLAB.read_text())[job]
+    lines = [*described.get("before_script", ()), *described.get("script", ()), *described.get("after_script", ())]
+    return [line for line in lines if not line.startswith(("apt-get ", "python -m pip ", "npm ci "))]
+
+
+def test_what_is_deployed_is_what_passed_and_where_images_are_built_the_compiler_is_the_recipes():
+    jobs, gitlab = (yaml.safe_load(path.read_text()) for path in (GITHUB, GITLAB))
+    compiler = json.loads((ROOT / "enclave_images/kernel/recipe.json").read_text())["bzimage"]["compiler"]
+    assert "Debian 12." in compiler, "bookworm's: name another image for another recipe"
+    assert {jobs["jobs"][name]["container"] for name in ("build", "gate")} == {gitlab["default"]["image"]} == {"python:3.13-bookworm"}
+    for deploy in (_steps()["deploy", "Deploy"], *_gitlab("deploy")):
+        assert deploy == "npx cdk deploy --app cdk.out --all --require-approval never"
+    assert "cdk.out" in gitlab["gate"]["artifacts"]["paths"]
+    artifacts = {step["with"].get("name"): step["with"]["path"] for step in jobs["jobs"]["gate"]["steps"] if "path" in step.get("with", {})}
+    assert artifacts["assembly"] == "cdk.out"
 
 
 @NEEDS_BLOBS
@@ -93,8 +98,10 @@ def test_every_shell_step_of_github_has_its_like_on_gitlab():
 def test_the_steps_before_a_deployment_run_and_stop_at_drift(clone):
     steps = _steps()
     build = steps["build", "Build every image and compare it with its lock"]
-    for builder in ("first", "second"):
-        done = _run(clone, build.replace("${{ matrix.builder }}", builder))
+    for done in (
+        _run(clone, build.replace("${{ matrix.builder }}", "first")),
+        *(_run(clone, line, BUILDER="second") for line in _gitlab(".build")),
+    ):
         assert done.returncode == 0, done.stderr
     assert _run(clone, steps["gate", "Two hosts built the same bytes"]).returncode == 0
     done = _run(clone, steps["gate", "Synthesise"])
@@ -103,6 +110,12 @@ def test_the_steps_before_a_deployment_run_and_stop_at_drift(clone):
     assert done.returncode == 0, done.stdout + done.stderr
     assert (clone / "summary.md").read_text().startswith("### nitrokit gate: PASS")
     assert (clone / "nitrokit.sarif").is_file()
+    compared, synthesised, gated = _gitlab("gate")
+    assert (_run(clone, compared).returncode, synthesised) == (0, steps["gate", "Synthesise"])
+    done = _run(clone, gated)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (clone / "gate.xml").is_file()
+    assert (clone / "gate.md").read_text() == (clone / "summary.md").read_text()
     (clone / "enclave_images/hello/app/main.py").write_text((clone / "enclave_images/hello/app/main.py").read_text() + "#\n")
     drift = _run(clone, steps["gate", "Gate"])
     assert (drift.returncode, "::error file=enclave_images/hello/measurements.json" in drift.stdout) == (1, True)
@@ -114,15 +127,32 @@ def test_the_steps_before_a_deployment_run_and_stop_at_drift(clone):
 
 def test_what_is_deployed_and_not_reachable_fails_the_step_and_is_still_reported(clone):
     steps = _steps()
+    closed = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_MAX_ATTEMPTS": "1"}
     done = _run(
         clone,
         steps["deployed", "Gate what is deployed"],
         STACK="Nowhere",
-        AWS_ENDPOINT_URL="http://127.0.0.1:9",
-        AWS_ACCESS_KEY_ID="x",
-        AWS_SECRET_ACCESS_KEY="x",
-        AWS_MAX_ATTEMPTS="1",
+        **closed,
     )
     assert (done.returncode, "::error" in done.stdout) == (3, True), done.stderr
     assert _run(clone, steps["deployed", "Attestation report"]).returncode == 0
-    assert "UNREACHABLE" in (clone / "attestation-report.html").read_text()
+    page = clone / "attestation-report.html"
+    assert "UNREACHABLE" in page.read_text()
+    for name in ("attestation-report.html", "gate.json"):
+        (clone / name).unlink()
+    gated, reported = _gitlab("deployed")
+    assert _run(clone, reported).returncode == 0, "a job that failed before has nothing to report"
+    assert not page.exists()
+    assert _run(clone, gated, STACK="Nowhere", **closed).returncode == 3
+    assert _run(clone, reported).returncode == 0
+    assert "UNREACHABLE" in page.read_text()
+
+
+def test_gitlabs_token_lies_where_boto3_and_the_cdk_look_for_it_and_nobody_else_reads_it(tmp_path):
+    project = tmp_path / "project"
+    project.mkdir()
+    script = "\n".join(
+        [*_gitlab(".aws"), 'stat -c %a "$AWS_WEB_IDENTITY_TOKEN_FILE"; cat "$AWS_WEB_IDENTITY_TOKEN_FILE"; echo " $AWS_ROLE_ARN"']
+    )
+    done = _run(project, script, AWS_TOKEN="a%sb", CI_PROJECT_DIR=str(project), ROLE="arn:aws:iam::123456789012:role/gate")
+    assert done.stdout == "600\na%sb arn:aws:iam::123456789012:role/gate\n", done.stderr
