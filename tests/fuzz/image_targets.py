@@ -17,10 +17,11 @@ from nitrokit.image import archive, cpio
 from nitrokit.image.content import Spool
 from nitrokit.image.contents import installed
 from nitrokit.image.decompression import uncompressed
+from nitrokit.image.scripts import add_scripts
 from nitrokit.image.sources import Workshop
 from nitrokit.image.sources.layers import Layers
 from nitrokit.image.sources.oci import read_layout
-from nitrokit.image.unpack import Tree, unpack_deb, unpack_wheel
+from nitrokit.image.unpack import Tree, add, unpack_deb, unpack_wheel
 
 
 @cache
@@ -82,6 +83,13 @@ def _deb(data: bytes) -> None:
 def _wheel(data: bytes) -> None:
     tree: Tree = {}
     unpack_wheel(_file(data), tree, "site")
+    cpio.write(tree)
+
+
+def _scripts(data: bytes) -> None:
+    tree: Tree = {}
+    add(tree, "site/x-1.dist-info/entry_points.txt", cpio.file(data))
+    add_scripts(tree, "site", lambda _: False)
     cpio.write(tree)
 
 
@@ -164,6 +172,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "oci_json": _oci_json,
     "deb": _deb,
     "wheel": _wheel,
+    "scripts": _scripts,
 }
 MADE: dict[str, Callable[[], list[bytes]]] = {
     "cpio": lambda: _made_ramdisks()[:1],
@@ -173,4 +182,5 @@ MADE: dict[str, Callable[[], list[bytes]]] = {
     "oci_json": _made_oci_lines,
     "deb": _made_deb,
     "wheel": _made_wheel,
+    "scripts": lambda: [b"[console_scripts]\nname = package.module:Object.run [extra]\n\n[gui_scripts]\nx = y\n"],
 }

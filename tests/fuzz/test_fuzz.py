@@ -20,6 +20,7 @@ RUNS = {
     "oci_json": 1500,
     "deb": 2500,
     "wheel": 2500,
+    "scripts": 10_000,
     "control": 20_000,
     "boot": 20_000,
     "agent_config": 10_000,

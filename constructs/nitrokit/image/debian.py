@@ -11,6 +11,7 @@ from nitrokit.image.errors import ImageError
 from nitrokit.image.exclude import excluder, without_empty_folders
 from nitrokit.image.fetch import fetch_pool_file, fetch_wheels
 from nitrokit.image.lock import PackageLock
+from nitrokit.image.scripts import add_scripts
 from nitrokit.image.unpack import Tree, unpack_deb, unpack_wheel
 
 SITE = "usr/lib/nitrokit-site"
@@ -52,4 +53,5 @@ def packages_tree(
     tree = {path: node for path, node in tree.items() if not excluded(path)}
     if f"usr/bin/python{version}" in tree:
         tree.setdefault("usr/bin/python3", link(f"python{version}"))
+        add_scripts(tree, SITE, excluded)
     return without_empty_folders(tree)
