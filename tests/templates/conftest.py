@@ -235,7 +235,9 @@ def synthesise(tmp_path_factory, eif):
         folder = tmp_path_factory.mktemp("template")
         app = cdk.App(outdir=str(folder / "out"), context=json.loads((ROOT / "cdk.json").read_text())["context"])
         cdk.Validations.of(app).add_plugins(NitrokitChecks())
-        build(cdk.Stack(app, name), eif)
+        stack = cdk.Stack(app, name)
+        build(stack, eif)
+        cdk.Tags.of(stack).add("team", "platform")
         app.synth()
         return Scenario(build.__name__, app, folder / "out" / f"{name}.template.json")
 

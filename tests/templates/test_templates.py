@@ -17,6 +17,7 @@ import aws_cdk as cdk
 import pytest
 from aws_cdk import aws_ec2 as ec2
 from cdk_nag import AwsSolutionsChecks
+from cfnlint.schema.manager import PROVIDER_SCHEMA_MANAGER
 
 from .conftest import SCENARIOS
 
@@ -45,6 +46,17 @@ def test_cfn_lint_finds_no_error(scenario):
     command = [str(Path(sys.executable).with_name("cfn-lint")), "--non-zero-exit-code", "error", str(scenario.path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_everything_is_taggable_that_cloudformation_tags(scenario):
+    schemas = PROVIDER_SCHEMA_MANAGER
+    lacking = []
+    for name, resource in scenario.template["Resources"].items():
+        kind = resource["Type"]
+        properties = {} if kind.startswith("Custom::") else schemas.get_resource_schema("us-east-1", kind).schema["properties"]
+        if {"Tags", "TagSpecifications"} & set(properties) and "platform" not in json.dumps(resource["Properties"]):
+            lacking.append(f"{kind} {name}")
+    assert lacking == []
 
 
 def test_nag_finds_nothing_that_is_not_acknowledged(scenario):
