@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Names = Callable[[str], str | None]
@@ -22,16 +22,17 @@ _LONGEST_ROLE = 512 + 64  # a role's path and name (IAM User Guide, "IAM and AWS
 
 @dataclass(frozen=True)
 class Environment:
-    """Where a template is deployed to, as far as it is known; the defaults stand in for what is not."""
+    """Where a template is deployed to, as far as it is known; the defaults stand in for what is not. ``parameters``: the template's own, by their defaults."""
 
     account: str = "123456789012"
     partition: str = "aws"
     region: str = "us-east-1"
+    parameters: Mapping[str, str] = field(default_factory=dict)
 
     def pseudo(self, name: str) -> str | None:
-        """A pseudo parameter's value."""
+        """A parameter's value, a pseudo one's or a default."""
         known = {"AWS::AccountId": self.account, "AWS::Partition": self.partition, "AWS::Region": self.region}
-        return known.get(name)
+        return known.get(name) or self.parameters.get(name)
 
 
 def resolve(value: Any, names: Names, *, every_branch: bool = False) -> Any:

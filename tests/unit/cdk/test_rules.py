@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nitrokit.cdk.validation.model import App, Template
+from nitrokit.cdk.validation.model import App, Template, defaults
 from nitrokit.cdk.validation.rules import RULES, check_app
 from nitrokit.core.intrinsics import Environment
 from nitrokit.core.key_policy import RULES as FINDINGS
@@ -35,9 +35,8 @@ def _fleet(**changes):
 
 
 def _broken(resources, *, default_rules=True, others=(), outputs=None, nested=None, nested_outputs=None):
-    templates = [
-        Template(f"S{number}", "x", one, Environment(), outputs or {}, PARAMETERS) for number, one in enumerate([resources, *others])
-    ]
+    here = Environment(parameters=defaults(PARAMETERS))
+    templates = [Template(f"S{number}", "x", one, here, outputs or {}) for number, one in enumerate([resources, *others])]
     templates += [Template("S0/Nested", "x", nested, Environment(), nested_outputs or {})] if nested else []
     return sorted({one.rule.id for one in check_app(App(tuple(templates), NOW, default_rules))})
 
@@ -90,7 +89,12 @@ _SETTINGS_V1 = _of("EC2::LaunchTemplate", LaunchTemplateData={"MetadataOptions":
 _SETTINGS_V2 = _of("EC2::LaunchTemplate", LaunchTemplateData={"MetadataOptions": {"HttpTokens": "required"}})
 _PUBLIC = {"Public": _of("EC2::Subnet", MapPublicIpOnLaunch=True)}
 GOOD = {"Host": _host(), "Key": KEY, "Alarm": ALARM, "Alias": _of("KMS::Alias", TargetKeyId={"Ref": "Key"})}
-PARAMETERS = {"Cidr": {"Type": "String", "Default": "0.0.0.0/0"}, "Named": {"Type": "String"}}
+PARAMETERS = {
+    "Cidr": {"Type": "String", "Default": "0.0.0.0/0"},
+    "Named": {"Type": "String"},
+    "Who": {"Type": "String", "Default": "*"},
+    "Path": {"Type": "AWS::SSM::Parameter::Value<String>", "Default": "*"},
+}
 CONFIG = '{"name": "x", "image_uri": "s3://b/k", "measurements": {"PCR0": "00"}}'
 CASES = {
     "nitrokit/imdsv1": [
@@ -214,7 +218,10 @@ CASES = {
         {"Key": _of("KMS::Key", KeyPolicy={**POLICY, "Statement": [*POLICY["Statement"], *_conditional(*"ABCDEF")]})},
     ],
     "nitrokit/alias-move": [{"Key": _open_key(Principal={"AWS": "*"}, Action="kms:UpdateAlias", sealed=False)}],
-    "nitrokit/unauthenticated-ciphertext": [{"Key": _open_key(Principal={"AWS": "*"}, Action="kms:Encrypt")}],
+    "nitrokit/unauthenticated-ciphertext": [
+        {"Key": _open_key(Principal={"AWS": {"Ref": "Who"}}, Action="kms:Encrypt")},
+        {"Key": _open_key(Principal={"AWS": "*"}, Action="kms:Encrypt")},
+    ],
     "nitrokit/not-principal": [{"Key": _open_key(NotPrincipal={"AWS": "arn:aws:iam::123456789012:role/x"}, Action="kms:DescribeKey")}],
 }
 
@@ -268,6 +275,8 @@ def test_what_breaks_a_rule_breaks_that_rule_alone(rule, resources):
         {"Inner": _of("CloudFormation::Stack", Parameters={"KmsKeyArn": {"Fn::GetAtt": ["Key", "Arn"]}})},
         {"Policy": _policy(NotAction="kms:*")},
         {"Key": _of("KMS::Key", KeyPolicy={"Fn::If": ["A", POLICY, {**POLICY, "Id": "other"}]})},
+        {"Key": _open_key(Principal={"AWS": {"Ref": "Path"}}, Action="kms:Encrypt")},
+        {"Key": _open_key(Principal={"AWS": {"Ref": "Named"}}, Action="kms:Encrypt")},
         {"Key": _of("KMS::Key", KeyPolicy={**POLICY, "Statement": [*POLICY["Statement"], *_conditional("A", "B")]})},
     ],
 )

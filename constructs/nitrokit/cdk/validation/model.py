@@ -15,7 +15,7 @@ from nitrokit.core.key_policy import Severity
 class Template:
     """One stack's template. ``stack_path``: the stack's construct path; ``path``: the file; ``environment``: where it is deployed to, as far as that is known.
 
-    ``outputs``, ``parameters``: the sections of these names.
+    ``outputs``: the section of this name.
     """
 
     stack_path: str
@@ -23,7 +23,6 @@ class Template:
     resources: Mapping[str, Any]
     environment: Environment
     outputs: Mapping[str, Any] = field(default_factory=dict)
-    parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def of_type(self, *types: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """(logical id, properties) of the resources of these types."""
@@ -32,13 +31,8 @@ class Template:
                 yield logical_id, resource.get("Properties") or {}
 
     def possible(self, value: Any) -> Any:
-        """The value with pseudo parameters, parameters' defaults and all branches of Fn::If, side by side, in place of functions."""
-        return resolve(value, self._name, every_branch=True)
-
-    def _name(self, name: str) -> str | None:
-        given = self.parameters.get(name)
-        default = given.get("Default") if isinstance(given, Mapping) else None
-        return self.environment.pseudo(name) or (str(default) if default is not None else None)
+        """The value with parameters and all branches of Fn::If, side by side, in place of functions."""
+        return resolve(value, self.environment.pseudo, every_branch=True)
 
 
 @dataclass(frozen=True)
@@ -77,6 +71,12 @@ class Violation:
     @property
     def description(self) -> str:
         return self.rule.what + (f" ({self.detail})" if self.detail else "")
+
+
+def defaults(parameters: Any) -> dict[str, str]:
+    """Of the plain ones: the default of another type names something, or is a list."""
+    plain = {name: one for name, one in (parameters or {}).items() if isinstance(one, Mapping) and one.get("Type") in ("String", "Number")}
+    return {name: str(one["Default"]) for name, one in plain.items() if "Default" in one}
 
 
 def texts(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from aws_cdk.region_info import RegionInfo
 from constructs import IConstruct
 
 from nitrokit._version import __version__
-from nitrokit.cdk.validation.model import App, Template, Violation
+from nitrokit.cdk.validation.model import App, Template, Violation, defaults
 from nitrokit.cdk.validation.rules import RULES, check_app
 from nitrokit.core.intrinsics import Environment
 from nitrokit.core.key_policy import Severity
@@ -70,8 +71,8 @@ class NitrokitChecks:
         templates = []
         for stack in context.stack_templates:
             partition = RegionInfo.get(stack.region).partition if stack.region else None
-            known = {"account": stack.account_id, "region": stack.region, "partition": partition}
-            environment = Environment(**{name: value for name, value in known.items() if value})
+            default = Environment()
+            environment = Environment(stack.account_id or default.account, partition or default.partition, stack.region or default.region)
             templates.append(_template(stack.stack_construct_path, Path(stack.template_path), environment))
         templates += _nested(context.app_construct, {one.stack_path: one for one in templates})
         strict = context.app_construct.node.try_get_context("@aws-cdk/core:validateAgainstDefaultRules")
@@ -80,9 +81,8 @@ class NitrokitChecks:
 
 def _template(stack_path: str, path: Path, environment: Environment) -> Template:
     body = json.loads(path.read_text())
-    return Template(
-        stack_path, str(path), body.get("Resources") or {}, environment, body.get("Outputs") or {}, body.get("Parameters") or {}
-    )
+    here = replace(environment, parameters=defaults(body.get("Parameters")))
+    return Template(stack_path, str(path), body.get("Resources") or {}, here, body.get("Outputs") or {})
 
 
 def _nested(root: IConstruct, outer: dict[str, Template]) -> list[Template]:
