@@ -94,20 +94,25 @@ def _checker(environment: Mapping[str, str], function_arn: str) -> Checker:
 
 def _finish(state: RunState, enclaves: list[str], environment: Mapping[str, str]) -> None:
     for enclave in enclaves:
-        counts = state.totals.get(enclave, {})
-        if counts or EVERYTHING in state.scope:
-            _emit(enclave, counts)
+        values = _values(state.totals.get(enclave, {}))
+        if EVERYTHING in state.scope:
+            _emit(enclave, values)
+        elif values["EnclavesPassed"] < values["EnclavesChecked"]:  # some hosts alone: they are no run, whose absence they must not hide
+            _emit(enclave, {"AttestationPassed": 0})
     if environment.get("TOPIC_ARN") and state.changed:
         _notify(environment, state)
 
 
-def _emit(enclave: str, counts: Mapping[str, int]) -> None:
-    """Values of the whole run: told again, they are the same. A fleet without hosts has proven nothing."""
+def _values(counts: Mapping[str, int]) -> dict[str, int]:
+    """Told again, they are the same. A fleet without hosts has proven nothing."""
     total, passed = sum(counts.values()), counts.get(PASS, 0)
-    values = {
+    return {
         "AttestationPassed": int(passed == total > 0), "EnclavesChecked": total, "EnclavesPassed": passed, "EnclavesFailed": counts.get(FAIL, 0),
         "EnclavesUnreachable": counts.get(UNREACHABLE, 0),
     }  # fmt: skip
+
+
+def _emit(enclave: str, values: Mapping[str, int]) -> None:
     for name, value in values.items():
         with single_metric(name=name, unit=MetricUnit.Count, value=value, namespace=NAMESPACE) as metric:
             metric.add_dimension(name="service", value=SERVICE)

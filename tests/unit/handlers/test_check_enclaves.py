@@ -122,6 +122,14 @@ def test_a_fleet_without_hosts_has_proven_nothing(deployed, capsys):
     assert _metrics(capsys)["AttestationPassed"] == 0
 
 
+def test_a_host_that_is_checked_by_itself_hides_no_missing_run_and_is_told_when_it_fails(deployed, honest, capsys):
+    hosts = {instance(0): honest(0), instance(1): honest(1, debug=True)}
+    assert deployed.invoke(hosts, event={"instances": [instance(0)]}, request="1")["verdict"] == "PASS"
+    assert _metrics(capsys) == {}
+    assert deployed.invoke(hosts, event={"instances": [instance(1)]}, request="2")["verdict"] == "FAIL"
+    assert _metrics(capsys) == {"AttestationPassed": 0}
+
+
 def test_little_time_left_hands_the_run_on_to_itself(deployed, honest, capsys):
     hosts = {instance(0): honest(0)}
     assert deployed.invoke(hosts, left=50_000)["status"] == "continues"
