@@ -285,11 +285,6 @@ def test_owners_that_kms_would_refuse_at_deployment_are_refused_now(stack, host,
     assert caught.value.slug == "grantee"
 
 
-def test_a_list_of_owners_is_no_text(stack, host, image):
-    with pytest.raises(PolicyError):
-        EnclaveKey(stack, "Key", images=[image("app")], host_role=host, data_owners=f"arn:aws:iam::{ACCOUNT}:role/owner")
-
-
 @pytest.mark.parametrize("administrator", ["*", ACCOUNT, f"arn:aws:iam::{ACCOUNT}:root", f"arn:aws:iam::{ACCOUNT}:role/*"])
 @pytest.mark.parametrize("sealed", [True, False])
 def test_an_administrator_is_one_role(stack, host, image, administrator, sealed):
