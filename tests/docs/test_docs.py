@@ -112,9 +112,7 @@ def test_json_has_the_names_that_its_page_says(tmp_path, small_eif, capsys):
     (tmp_path / "enclave.toml").write_text('[enclave]\nname = "x"\n[eif]\npath = "x.eif"\n')
     named, image = _named_in_json(), str(tmp_path)
     assert set(named) == {name.removeprefix("nitrokit ") for name, one in _commands(get_command(app)) if not hasattr(one, "commands")} - {
-        "measure",
-        "local demo",
-        "local run",
+        "measure"
     }
     for words in (["build", image, "-o", f"{image}/y.eif"], ["lock", image], ["explain", f"{image}/x.eif", f"{image}/y.eif"]):
         assert execute([*words, "--json"]) == 0

@@ -35,7 +35,10 @@ def gate(
         bool, typer.Option("--rebuild", help="Build each image from source, whatever the cache holds, and compare.")
     ] = False,
     reference: Annotated[
-        list[Path] | None, typer.Option("--reference", help="An EIF of the locked image: says which files a differing rebuild moved.")
+        list[Path] | None,
+        typer.Option(
+            "--reference", help="An EIF of the locked image: says which files a differing rebuild moved.", exists=True, dir_okay=False
+        ),
     ] = None,
     templates: Annotated[Path | None, typer.Option("--templates", help="Compare the synthesised templates of this cdk.out.")] = None,
     stack: Annotated[

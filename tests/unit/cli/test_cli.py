@@ -60,6 +60,7 @@ def test_measure_prints_what_describe_eif_prints(small_eif, measurements, tmp_pa
         (["verify", "README.md", "-m", "enclave_images/hello", "--nonce", "xyz"], 2, "usage/bad-nonce"),
         (["lock", "enclave_images/hello", "--keep-old-until", "2020-01-01"], 2, "usage/past-date"), (["lock", "enclave_images/hello", "--keep-old-until", "soon"], 2, "--keep-old-until"),
         (["lock", "enclave_images/hello", "--retire", "--measurements-only"], 2, "usage/retire"), (["lock", "docs", "--retire"], 2, "lock/missing"),
+        (["gate", "--rebuild", "--reference", "/nowhere.eif"], 2, "--reference"),
         (["local", "demo", "--image", "docs"], 2, "usage/no-image"), (["local", "demo", "--runner", "moon"], 2, "moon"), (["local", "demo", "--runner", "qemu"], 3, "emulation/no-qemu"),
     ],
 )  # fmt: skip
