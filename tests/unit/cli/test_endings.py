@@ -51,12 +51,17 @@ def test_a_result_that_finds_no_room_is_an_error_and_no_noise(unbuffered):
     assert "Exception ignored" not in said
 
 
+def _heed_ctrl_c():
+    """A shell starts what it puts into the background with SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_ctrl_c_ends_in_peace_while_the_commands_still_load(tmp_path):
     """A module that loads slowly stands for a cold disk."""
     (tmp_path / "typer.py").write_text("import pathlib, time\npathlib.Path(__file__).with_name('loading').touch()\ntime.sleep(60)\n")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
-    with subprocess.Popen([*COMMAND, "--help"], stderr=subprocess.PIPE, text=True, env=environment) as process:
-        while not (tmp_path / "loading").exists():
+    with subprocess.Popen([*COMMAND, "--help"], stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=_heed_ctrl_c) as process:
+        while process.poll() is None and not (tmp_path / "loading").exists():
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         assert (process.communicate(timeout=60)[1], process.returncode) == ("interrupted\n", 130)
