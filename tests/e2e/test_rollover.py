@@ -1,8 +1,9 @@
 """A rollover end to end in the local cloud: v1 runs, v2 is locked beside it, the key allows both, the hosts are replaced one by one, v1 is retired; cut off at each stage and continued.
 
-Somebody asks for answers all the time, as a load balancer's clients do: of the two hosts, one answers at any moment.
+Somebody asks for answers all the time, as a load balancer does: one host after the other, and the other one where the first gives none.
 """
 
+import itertools
 import json
 import os
 import shutil
@@ -34,24 +35,24 @@ class _Clients:
 
     def __init__(self, owner, parents, ciphertext, region):
         self.owner, self.parents, self.ciphertext, self.region = owner, parents, ciphertext, region
-        self.answered, self.failed, self.only_second = 0, [], 0
+        self.answers, self.failed = [0, 0], []
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self):
+        orders = itertools.cycle([(0, 1), (1, 0)])
         while not self._end.is_set():
             outcomes = []
-            for number, parent in enumerate(self.parents):
+            for number in next(orders):
                 try:
-                    outcome = Proof.attempt(self.owner, parent, self.ciphertext, self.region)
+                    outcome = Proof.attempt(self.owner, self.parents[number], self.ciphertext, self.region)
                 except Exception as error:
                     outcomes.append(str(error)[:200])
                     continue
                 outcomes.append(f"{outcome.outcome}: {outcome.detail[:200]}")
                 if outcome.outcome == "allowed":
-                    self.answered += 1
-                    self.only_second += number
+                    self.answers[number] += 1
                     break
             else:
                 self.failed.append(outcomes)
@@ -265,7 +266,6 @@ def _rollover(tmp_path, work, local):
     code, found, report = project.gate("--rebuild", "--templates", project.folder / "cdk.out", "--stack", "Rollover")
     assert (code, {outcome for _, outcome, _ in found}) == (0, {"agrees"}), _reasons(report)
     assert clients.failed == []
-    assert clients.answered > 10
-    assert clients.only_second > 0, "the second host answered while the first was replaced"
+    assert min(clients.answers) > 5, clients.answers
     policy = local._cloud.client("kms", project.reader).get_key_policy(KeyId=outputs["KeyArn"], PolicyName="default")["Policy"]
     assert second["PCR0"] in policy and first["PCR0"] not in policy
