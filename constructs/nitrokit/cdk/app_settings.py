@@ -52,9 +52,15 @@ def read_settings(scope: Construct) -> AppSettings:
         data_owners=(given["dataOwner"],) if given.get("dataOwner") else (),
         alarm_email=given.get("alarmEmail"),
         min_capacity=int(capacity),
-        runtime=lambda_.Runtime(given.get("lambdaRuntime") or "python3.13", lambda_.RuntimeFamily.PYTHON),
+        runtime=lambda_runtime(scope),
         trust_anchor=_trust_anchor(given.get("trustAnchor")),
     )
+
+
+def lambda_runtime(scope: Construct) -> lambda_.Runtime:
+    """The Lambdas' runtime, where a construct takes none."""
+    name = scope.node.try_get_context("nitrokit:lambdaRuntime") or "python3.13"
+    return lambda_.Runtime(name, lambda_.RuntimeFamily.PYTHON, supports_inline_code=True)
 
 
 def _trust_anchor(path: str | None) -> TrustAnchor:

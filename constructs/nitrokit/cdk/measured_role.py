@@ -9,11 +9,14 @@ from aws_cdk import aws_logs as logs
 from aws_cdk.region_info import RegionInfo
 from constructs import Construct
 
+from nitrokit.cdk.app_settings import lambda_runtime
 from nitrokit.cdk.bundling import lambda_folder
 from nitrokit.core.key_policy import PolicyError
 from nitrokit.core.measurements import pcr3
 
 _FUNCTION = "NitrokitMeasureRole"
+_PATIENCE = Duration.minutes(5)
+"""With a function that cannot answer; CloudFormation's own is an hour, and Lambda's two retries take three minutes."""
 
 
 def pcr3_of(scope: Construct, grantee: iam.IGrantable) -> str:
@@ -69,6 +72,7 @@ def _measured_at_deployment(scope: Construct, arn: str) -> str:
         service_token=_function(stack).function_arn,
         resource_type="Custom::RolePcr3",
         properties={"RoleArn": arn},
+        service_timeout=_PATIENCE,
     )
     return resource.get_att_string("Pcr3")
 
@@ -85,7 +89,7 @@ def _function(stack: Stack) -> lambda_.IFunction:
     function = lambda_.Function(
         stack,
         _FUNCTION,
-        runtime=lambda_.Runtime.PYTHON_3_13,
+        runtime=lambda_runtime(stack),
         handler="index.handler",
         code=lambda_.Code.from_inline((lambda_folder("measure_role") / "index.py").read_text()),
         role=role,

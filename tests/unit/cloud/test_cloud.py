@@ -22,7 +22,7 @@ from nitrokit.core.cms import open_enveloped_data
 from nitrokit.core.key_policy import build_key_policy
 from nitrokit.core.nsm import NsmClient
 from nitrokit.emulation.cloud import lambdas
-from nitrokit.emulation.cloud.cloudformation import dependency_order
+from nitrokit.emulation.cloud.dependencies import dependency_order
 from nitrokit.emulation.cloud.ssm import DocumentError, Outcome, run_document
 from nitrokit.emulation.interfaces import ScriptResult
 

@@ -1,5 +1,5 @@
 """CloudFormation where moto 5.2.5 falls short: change sets run in the background in dependency order, failures roll back and say why, outputs appear, unknown types are refused,
-and types that moto skips in silence exist: AWS::SSM::Association (runs the document, and waits for it), AWS::EC2::Instance's EnclaveOptions.
+and types that moto skips in silence exist: AWS::SSM::Association (runs the document, and waits for it), AWS::EC2::Instance's EnclaveOptions, custom resources.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from nitrokit.emulation.cloud import patching, wait_conditions
+from nitrokit.emulation.cloud import custom_resources, patching, wait_conditions
+from nitrokit.emulation.cloud.dependencies import custom_resources_first, ordered_diff
 from nitrokit.emulation.cloud.ssm import Outcome, SystemsManager
 
 _NO_BEHAVIOUR = (
@@ -34,9 +35,11 @@ _AT_ONCE = 4  # instances that an association runs on; more would only wait for 
 PutKeyPolicy = Callable[[str, str], object]
 
 
-def install(systems_manager: SystemsManager, put_key_policy: PutKeyPolicy, endpoint_url: Callable[[], str]) -> Callable[[], None]:
+def install(
+    systems_manager: SystemsManager, put_key_policy: PutKeyPolicy, endpoint_url: Callable[[], str], invoke: custom_resources.Invoke
+) -> Callable[[], None]:
     """Put the helpers into moto (this process is the cloud's own); returns what takes them out again. ``put_key_policy``: a key's id and policy, as the role that deploys.
-    ``endpoint_url``: the cloud's own.
+    ``endpoint_url``: the cloud's own. ``invoke``: runs a custom resource's function.
     """
     from moto.cloudformation import models, parsing
     from moto.cloudformation.responses import CloudFormationResponse
@@ -46,9 +49,11 @@ def install(systems_manager: SystemsManager, put_key_policy: PutKeyPolicy, endpo
 
     originals = [
         (models.CloudFormationBackend, "execute_change_set", models.CloudFormationBackend.execute_change_set),
+        (models.CloudFormationBackend, "delete_stack", models.CloudFormationBackend.delete_stack),
         (CloudFormationResponse, "describe_change_set", CloudFormationResponse.describe_change_set),
         (CloudFormationResponse, "delete_change_set", CloudFormationResponse.delete_change_set),
         (parsing.ResourceMap, "build_resource_diff", parsing.ResourceMap.build_resource_diff),
+        (parsing.ResourceMap, "delete", parsing.ResourceMap.delete),
         (parsing.ResourceMap, "parse_ssm_parameter", parsing.ResourceMap.parse_ssm_parameter),
         (Instance, "create_from_cloudformation_json", Instance.__dict__["create_from_cloudformation_json"]),
         (Document, "create_from_cloudformation_json", Document.__dict__["create_from_cloudformation_json"]),
@@ -57,10 +62,12 @@ def install(systems_manager: SystemsManager, put_key_policy: PutKeyPolicy, endpo
         (parsing, "parse_and_update_resource", parsing.parse_and_update_resource),
     ]
     models.CloudFormationBackend.execute_change_set = _execute_change_set
+    models.CloudFormationBackend.delete_stack = _told_failure(models.CloudFormationBackend.delete_stack)
     CloudFormationResponse.describe_change_set = _describe_change_set
     CloudFormationResponse.delete_change_set = _delete_change_set
     parsing.parse_and_update_resource = _kept(parsing.parse_and_update_resource)
-    parsing.ResourceMap.build_resource_diff = _ordered_diff(parsing.ResourceMap.build_resource_diff)
+    parsing.ResourceMap.build_resource_diff = ordered_diff(parsing.ResourceMap.build_resource_diff)
+    parsing.ResourceMap.delete = custom_resources_first(parsing.ResourceMap.delete)
     parsing.ResourceMap.parse_ssm_parameter = _resolved_once(parsing.ResourceMap.parse_ssm_parameter)
     Instance.create_from_cloudformation_json = classmethod(_instance_with_options(Instance.create_from_cloudformation_json.__func__))
     # moto's own is the base class's, which refuses.
@@ -74,7 +81,12 @@ def install(systems_manager: SystemsManager, put_key_policy: PutKeyPolicy, endpo
         **{name: _inert(name) for name in _NO_BEHAVIOUR if name not in known},
     }
     moto_class = parsing.resource_class_from_type
-    parsing.resource_class_from_type = lambda resource_type: own.get(resource_type) or moto_class(resource_type)
+    custom = custom_resources.custom_resource(_inert(custom_resources.TYPE), custom_resources.Provider(invoke, endpoint_url))
+
+    def class_of(resource_type: str) -> Any:
+        return custom if custom_resources.is_custom(resource_type) else own.get(resource_type) or moto_class(resource_type)
+
+    parsing.resource_class_from_type = class_of
 
     def restore() -> None:
         for owner, name, value in originals:
@@ -143,13 +155,32 @@ def _apply(stack: Any, change_set: Any, verb: str) -> None:
         stack.template, stack.template_dict = change_set.template, change_set.template_dict
         stack.output_map = OutputMap(stack.resource_map, change_set.template_dict, stack.stack_id)
         _ = stack.outputs
-    except Exception as error:
-        reason = str(getattr(error, "message", None) or error) or type(error).__name__
-        stack._add_stack_event(f"{verb}_FAILED", resource_status_reason=reason[:1000])
-        stack.status_reason = reason[:1000]
+    except (Exception, custom_resources.Failed) as error:
+        _tell(stack, f"{verb}_FAILED", error)
         _finish(stack, "ROLLBACK_COMPLETE" if verb == "CREATE" else "UPDATE_ROLLBACK_COMPLETE", change_set, "EXECUTE_FAILED")
         return
     _finish(stack, f"{verb}_COMPLETE", change_set, "EXECUTE_COMPLETE")
+
+
+def _tell(stack: Any, status: str, error: BaseException) -> None:
+    reason = str(getattr(error, "message", None) or error) or type(error).__name__
+    stack._add_stack_event(status, resource_status_reason=reason[:1000])
+    stack.status_reason = reason[:1000]
+
+
+def _told_failure(original: Callable[..., None]) -> Callable[..., None]:
+    """A stack whose custom resource cannot be deleted is still there, and says why; moto would forget it."""
+
+    def delete_stack(backend: Any, name_or_stack_id: str) -> None:
+        stack = backend.stacks.get(name_or_stack_id)
+        try:
+            original(backend, name_or_stack_id)
+        except custom_resources.Failed as error:
+            _tell(stack, "DELETE_FAILED", error)
+            stack.status = "DELETE_FAILED"
+            backend.stacks[stack.stack_id] = stack
+
+    return delete_stack
 
 
 def _finish(stack: Any, status: str, change_set: Any, execution: str) -> None:
@@ -174,54 +205,6 @@ def _kept(original: Callable[..., Any]) -> Callable[..., Any]:
         return original(logical_id, resource_json, resources_map, **named) or before
 
     return parse_and_update_resource
-
-
-def _ordered_diff(original: Callable[..., Any]) -> Callable[..., Any]:
-    """What is added comes in dependency order: DependsOn, not only references."""
-
-    def build_resource_diff(resource_map: Any, other_template: dict[str, Any], parameters: dict[str, Any] | None = None) -> Any:
-        names = original(resource_map, other_template, parameters)
-        names["Add"] = [name for name in dependency_order(other_template["Resources"]) if name in names["Add"]]
-        return names
-
-    return build_resource_diff
-
-
-def dependency_order(resources: Mapping[str, Any]) -> list[str]:
-    """Logical ids, each after those it refers to or depends on."""
-    order: list[str] = []
-    visiting: set[str] = set()
-
-    def visit(name: str) -> None:
-        if name in order or name in visiting:
-            return
-        visiting.add(name)
-        for other in sorted(_references(resources[name])):
-            if other in resources:
-                visit(other)
-        order.append(name)
-
-    for name in resources:
-        visit(name)
-    return order
-
-
-def _references(value: Any) -> set[str]:
-    found: set[str] = set()
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if key == "Ref" and isinstance(inner, str):
-                found.add(inner)
-            elif key == "Fn::GetAtt":
-                found.add(inner[0] if isinstance(inner, list) else str(inner).split(".")[0])
-            elif key == "DependsOn":
-                found |= {inner} if isinstance(inner, str) else set(inner)
-            else:
-                found |= _references(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            found |= _references(inner)
-    return found
 
 
 def _resolved_once(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -173,6 +173,8 @@ class Lambdas:
                     "AWS_LAMBDA_FUNCTION_NAME": function.function_name,
                     "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory_size),
                     "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+                    "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{function.function_name}",
+                    "AWS_LAMBDA_LOG_STREAM_NAME": f"[$LATEST]{uuid.uuid4().hex}",  # a custom resource's id, where its function names none
                     "POWERTOOLS_TRACE_DISABLED": "true",  # there is no X-Ray here
                 }
                 self._processes[key] = FunctionProcess(

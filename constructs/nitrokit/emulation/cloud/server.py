@@ -117,7 +117,9 @@ class LocalCloud:
         from moto.awslambda.models import LambdaFunction
         from moto.ssm.models import SimpleSystemManagerBackend
 
-        self._restores.append(cloudformation.install(self._systems_manager, self._put_key_policy, lambda: self.endpoint_url))
+        self._restores.append(
+            cloudformation.install(self._systems_manager, self._put_key_policy, lambda: self.endpoint_url, self.lambdas.invoke)
+        )
         self._restores.append(events.install(self.lambdas.invoke))
         self._restores.append(compliance.install())
         self._restores.append(autoscaling.install())

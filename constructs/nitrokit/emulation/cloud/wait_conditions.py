@@ -18,6 +18,16 @@ def bucket_of(region: str) -> str:
     return f"cloudformation-waitcondition-{region}"
 
 
+def place(bucket: str, account_id: str, region_name: str) -> str:
+    """A new one in this bucket, by its path."""
+    from moto.s3.models import s3_backends
+
+    backend = s3_backends[account_id]["aws"]
+    if bucket not in backend.buckets:
+        backend.create_bucket(bucket, region_name)
+    return f"{bucket}/{uuid.uuid4()}"
+
+
 def handle(base: Any, endpoint_url: Callable[[], str]) -> Any:
     """The resource type, from one that does nothing."""
 
@@ -26,11 +36,6 @@ def handle(base: Any, endpoint_url: Callable[[], str]) -> Any:
         def create_from_cloudformation_json(
             cls, resource_name: str, cloudformation_json: Any, account_id: str, region_name: str, **named: Any
         ) -> Any:
-            from moto.s3.models import s3_backends
-
-            backend, bucket = s3_backends[account_id]["aws"], bucket_of(region_name)
-            if bucket not in backend.buckets:
-                backend.create_bucket(bucket, region_name)
-            return cls(f"{endpoint_url()}/{bucket}/{uuid.uuid4()}")
+            return cls(f"{endpoint_url()}/{place(bucket_of(region_name), account_id, region_name)}")
 
     return Handle
