@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nitrokit.core.boot import Boot, BootError, Process, decode, encode
+from nitrokit.core.boot import Boot, BootError, Process, decode, encode, is_emulated, require_real
 
 text = st.text(max_size=20)
 number = st.integers(0, 1 << 31)
@@ -29,3 +29,24 @@ def test_what_is_written_is_read(boot):
 def test_anything_else_is_our_error(data):
     with pytest.raises(BootError):
         decode(data)
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "emulated"),
+    [
+        ("quiet nitrokit.emulated=1 panic=-1", True),
+        ("nitrokit.emulated=1", True),
+        ("quiet\tnitrokit.emulated=1\n", True),
+        ("quiet nitrokit.emulated=0", False),
+        ("quiet nitrokit.emulated=10 xnitrokit.emulated=1", False),
+        ("", False),
+    ],
+)
+def test_the_emulations_word_is_found_as_the_runtime_finds_it(cmdline, emulated):
+    assert is_emulated(cmdline) is emulated
+    if not emulated:
+        require_real(cmdline)
+        return
+    with pytest.raises(BootError) as caught:
+        require_real(cmdline)
+    assert caught.value.code == "boot/emulation"
