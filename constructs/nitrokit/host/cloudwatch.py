@@ -48,8 +48,17 @@ class Stream:
         except AgentError as error:
             if "ResourceNotFoundException" not in str(error.got):
                 raise
-            aws("logs", "create-log-stream", stream, "making the log stream", timeout=_TIMEOUT)
+            _make(stream)
             _put(request)
+
+
+def _make(stream: Dict[str, Any]) -> None:
+    """The agent's steps and the supervisor write into one stream, and may be about to make it at the same moment."""
+    try:
+        aws("logs", "create-log-stream", stream, "making the log stream", timeout=_TIMEOUT)
+    except AgentError as error:
+        if "ResourceAlreadyExistsException" not in str(error.got):
+            raise
 
 
 def _put(request: Dict[str, Any]) -> None:

@@ -6,14 +6,17 @@ import re
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import boto3
 import jsonschema
 import pytest
+from botocore.exceptions import ClientError
 from emulatedparent import ROOT
 from fakeparent import configuration
+from moto import mock_aws
 
 from nitrokit.host import cloudwatch, publish
 from nitrokit.host.bundle import MODULES
-from nitrokit.host.config import parse
+from nitrokit.host.config import AgentError, parse
 
 EMF = json.loads(Path(__file__).with_name("emf.schema.json").read_text())
 SNAPSHOTS = ROOT / "tests/templates/snapshots"
@@ -59,6 +62,26 @@ def test_a_state_is_whole_json_however_long_its_reason(monkeypatch):
     value = put["put-parameter"]["Value"]
     assert json.loads(value)["status"] == "failed"
     assert len(value) <= 4096  # Systems Manager API Reference PutParameter, standard tier
+
+
+def test_who_makes_the_stream_last_writes_into_it_too(monkeypatch):
+    """The supervisor and a step of the agent begin at the same moment."""
+    config = parse(configuration(log_group="/g"))
+    with mock_aws():
+        logs = boto3.client("logs", "us-east-1")
+        logs.create_log_group(logGroupName="/g")
+
+        def aws(service, action, request, what, *, timeout):
+            if action == "create-log-stream":
+                logs.create_log_stream(**request)  # somebody else's, just before
+            try:
+                getattr(logs, action.replace("-", "_"))(**request)
+            except ClientError as error:
+                raise AgentError("publish", f"{what} failed", got=str(error)) from error
+
+        monkeypatch.setattr(cloudwatch, "aws", aws)
+        cloudwatch.Stream(config, "agent").put(["health: ok"])
+        assert [one["message"] for one in logs.filter_log_events(logGroupName="/g")["events"]] == ["health: ok"]
 
 
 def _calls():
