@@ -10,11 +10,14 @@ import base64
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -48,19 +51,22 @@ def best(command: list[str], environment: dict[str, str], times: int = 7) -> flo
     return min(found) * 1000
 
 
-def cold_starts() -> None:
+def cold_starts(work: Path) -> None:
     print(
         "\ncold start: CPU of importing the handler above the Lambda runtime's own client (awslambdaric), without bytecode, as in a function"
     )
     machine = os.uname().machine.replace("aarch64", "arm64")
     for name in CLOSURES:
-        folder = bundle(name, python=HERE, architecture=machine)
+        asset = bundle(name, python=HERE, architecture=machine)
+        folder = work / name
+        shutil.unpack_archive(asset, folder)
         environment = {"PATH": os.defpath, "AWS_DEFAULT_REGION": "us-east-1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(folder)}
         runtime = best([sys.executable, "-c", "import awslambdaric.bootstrap"], environment)
         whole = best([sys.executable, "-c", "import awslambdaric.bootstrap, index"], environment)
         boto = best([sys.executable, "-c", "import awslambdaric.bootstrap, boto3"], environment)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
-        print(f"  {name:20} {whole - runtime:5.0f} ms, {(whole - runtime) / (boto - runtime):.2f} × import boto3   asset {size:.1f} MiB")
+        ratio, zipped = (whole - runtime) / (boto - runtime), asset.stat().st_size / 2**20
+        print(f"  {name:20} {whole - runtime:5.0f} ms, {ratio:.2f} × import boto3   asset {size:.1f} MiB, zipped {zipped:.1f}")
 
 
 class Simulated:
@@ -139,5 +145,6 @@ def checks() -> None:
 
 
 if __name__ == "__main__":
-    cold_starts()
+    with tempfile.TemporaryDirectory() as work:
+        cold_starts(Path(work))
     checks()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Mapping
 from importlib.metadata import Distribution
 from pathlib import Path, PurePosixPath
 
@@ -19,6 +19,7 @@ from nitrokit.errors import EnvironmentProblem, UsageError
 from nitrokit.image.fetch import cache_dir
 
 _PLATFORMS = {"x86_64": ("manylinux_2_28_x86_64", "manylinux2014_x86_64"), "arm64": ("manylinux_2_28_aarch64", "manylinux2014_aarch64")}
+_UNIX = 3  # in ZIP's "version made by"
 
 
 class BundlingError(EnvironmentProblem):
@@ -37,7 +38,10 @@ def lambda_folder(name: str) -> Path:
 
 
 def bundle(name: str, *, python: str, architecture: str) -> Path:
-    """The asset's folder for a function of CLOSURES; ``python``: e.g. "3.13"; ``architecture``: x86_64 or arm64. Raises BundlingError, UsageError for a runtime that is not Python 3."""
+    """The asset of a function of CLOSURES, as a zip file: the CDK copies one file, where a folder costs it each file of hundreds.
+
+    ``python``: e.g. "3.13"; ``architecture``: x86_64 or arm64. Raises BundlingError, UsageError for a runtime that is not Python 3.
+    """
     if not re.fullmatch(r"3\.\d+", python):
         raise UsageError(
             "lambda-runtime",
@@ -53,20 +57,18 @@ def bundle(name: str, *, python: str, architecture: str) -> Path:
     )
     wheels = _wheels(lock, python, architecture)
 
-    def fill(work: Path) -> None:
+    def fill(target: Path) -> None:
+        contents = {f"nitrokit/{module}": package / module for module in closure.modules} | {"index.py": shim}
         for distribution in closure.distributions:
-            _copy_distribution(wheels, distribution, work)
-        for module in closure.modules:
-            (work / "nitrokit" / module).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(package / module, work / "nitrokit" / module)
-        shutil.copyfile(shim, work / "index.py")
+            contents |= _distribution_files(wheels, distribution)
+        _zip(contents, target)
 
-    return _cached(f"{name}-{digest}", fill)
+    return _cached(f"{name}-{digest}.zip", fill)
 
 
 def _wheels(lock: Path, python: str, architecture: str) -> Path:
     """All that the lock holds, installed once for all functions."""
-    return _cached(f"wheels-{_digest(f'{python} {architecture}', [lock])}", lambda work: _install(lock, work, python, architecture))
+    return _cached(f"wheels-{_digest(f'{python} {architecture}', [lock])}", lambda target: _install(lock, target, python, architecture))
 
 
 def _digest(text: str, files: list[Path]) -> str:
@@ -77,31 +79,40 @@ def _digest(text: str, files: list[Path]) -> str:
 
 
 def _cached(name: str, fill: Callable[[Path], None]) -> Path:
-    """A folder of the cache, filled once and moved into its place whole."""
+    """A file or folder of the cache, made once and moved into its place whole."""
     target = cache_dir(os.environ) / "lambda" / name
-    if target.is_dir():
+    if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".bundle-") as folder:
         work = Path(folder) / "asset"
-        work.mkdir()
         fill(work)
         try:
             os.replace(work, target)
         except OSError:  # another process was faster: the content is the same
-            if not target.is_dir():
+            if not target.exists():
                 raise
     return target
 
 
-def _copy_distribution(wheels: Path, name: str, work: Path) -> None:
-    """What a distribution runs with; its metadata, type stubs and programs stay out."""
+def _distribution_files(wheels: Path, name: str) -> dict[str, Path]:
+    """What a distribution runs with, by its place in the asset; its metadata, type stubs and programs stay out."""
     (distribution,) = Distribution.discover(name=name, path=[str(wheels)])
-    for file in distribution.files or ():
-        path = PurePosixPath(file)
-        if not path.parts[0].endswith(".dist-info") and path.parts[0] != ".." and path.suffix != ".pyi" and path.name != "py.typed":
-            (work / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(wheels / path, work / path)
+    paths = map(PurePosixPath, distribution.files or ())
+    return {
+        str(path): wheels / path
+        for path in paths
+        if not path.parts[0].endswith(".dist-info") and path.parts[0] != ".." and path.suffix != ".pyi" and path.name != "py.typed"
+    }
+
+
+def _zip(contents: Mapping[str, Path], target: Path) -> None:
+    """The same contents give the same bytes: order, times and modes are fixed. Readable for all, as Lambda's user is another (Lambda Developer Guide "Working with .zip file archives")."""
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, path in sorted(contents.items()):
+            entry = zipfile.ZipInfo(name)
+            entry.create_system, entry.external_attr, entry.compress_type = _UNIX, 0o100644 << 16, zipfile.ZIP_DEFLATED
+            archive.writestr(entry, path.read_bytes())
 
 
 def _install(requirements: Path, target: Path, python: str, architecture: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from nitrokit.image.build import read_manifest
 from nitrokit.image.cached import build_cached
 from nitrokit.image.explain import explain
 from nitrokit.image.fetch import cache_dir
+from nitrokit.image.files import sha256_of
 from nitrokit.image.kernel import kernel_for
 from nitrokit.image.lock import read_lock
 
@@ -102,7 +102,7 @@ class EnclaveImage(Construct):
         manifest = read_manifest(folder)
         kernel = kernel_for(manifest, os.environ, cache, _quiet, folder.parent / "kernel")
         lock = read_lock(folder)
-        built = build_cached(folder, kernel=kernel, cache=cache, progress=_quiet)
+        built, digest = build_cached(folder, kernel=kernel, cache=cache, progress=_quiet)
         if differences := explain(lock, built):
             raise ImageDriftError(
                 "image",
@@ -115,6 +115,7 @@ class EnclaveImage(Construct):
             scope,
             id,
             built.eif,
+            digest,
             name=manifest.name,
             measurements=lock.reference_values,
             arch=manifest.arch,
@@ -156,6 +157,7 @@ class EnclaveImage(Construct):
             scope,
             id,
             path,
+            sha256_of(path),
             name=name,
             measurements=measurements,
             arch=read.arch,
@@ -228,6 +230,7 @@ class EnclaveImage(Construct):
         scope: Construct,
         id: str,
         eif: Path,
+        digest: str,
         *,
         name: str,
         measurements: Measurements | ReferenceValues,
@@ -236,7 +239,7 @@ class EnclaveImage(Construct):
         memory_mib: int | None,
         egress: Sequence[Egress],
     ) -> EnclaveImage:
-        """The EIF goes to S3 as an asset of the image."""
+        """The EIF goes to S3 as an asset of the image. ``digest``: its SHA-256, so that the CDK does not read it all once more."""
         image = cls(
             scope,
             id,
@@ -247,8 +250,8 @@ class EnclaveImage(Construct):
             memory_mib=_memory(eif.stat().st_size, memory_mib),
             egress=egress,
         )
-        asset = s3_assets.Asset(image, "Eif", path=str(eif))
-        image.source = EifObject(asset.bucket, asset.s3_object_key, _sha256(eif))
+        asset = s3_assets.Asset(image, "Eif", path=str(eif), asset_hash=digest)
+        image.source = EifObject(asset.bucket, asset.s3_object_key, digest)
         return image
 
     def host_config(self) -> dict[str, str]:
@@ -292,11 +295,6 @@ def _memory(eif_bytes: int, memory_mib: int | None) -> int:
     need_known(memory_mib=memory_mib)
     need_type(int, memory_mib=memory_mib)
     return enclave_memory(eif_bytes, memory_mib)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _quiet(_: str) -> None:

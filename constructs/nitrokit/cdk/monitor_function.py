@@ -59,7 +59,7 @@ class MonitorFunction(Construct):
             runtime=runtime,
             architecture=architecture,
             handler="index.handler",
-            code=lambda_.Code.from_asset(str(code), asset_hash=code.name),
+            code=lambda_.Code.from_asset(str(code), asset_hash=code.stem),
             role=self.role,
             log_group=log_group,
             environment={**environment, "POWERTOOLS_SERVICE_NAME": name.replace("_", "-"), "POWERTOOLS_METRICS_NAMESPACE": "Nitrokit"},

@@ -85,7 +85,8 @@ def _build(folder: Path) -> Path:
     steps, cache = Steps(), cache_dir(os.environ)
     with steps.step(f"build {folder}"):
         kernel = kernel_for(manifest, os.environ, cache, steps.note)
-        return build_cached(folder, kernel=kernel, cache=cache, progress=steps.note).eif
+        built, _ = build_cached(folder, kernel=kernel, cache=cache, progress=steps.note)
+    return built.eif
 
 
 def _lock(path: Path) -> ImageLock:

@@ -19,25 +19,27 @@ from nitrokit.image.signing import here
 _PACKAGE = Path(nitrokit.__file__).parent
 
 
-def build_cached(folder: Path, *, kernel: KernelBlobs | None, cache: Path, progress: Callable[[str], None]) -> BuiltImage:
-    """``build_image``, or its result from the cache when folder, kernel and nitrokit are the same. Raises what build_image raises."""
+def build_cached(folder: Path, *, kernel: KernelBlobs | None, cache: Path, progress: Callable[[str], None]) -> tuple[BuiltImage, str]:
+    """``build_image``, or its result from the cache when folder, kernel and nitrokit are the same; with the EIF's SHA-256 in hex. Raises what build_image raises."""
     target = cache / "images" / _key(folder, kernel)
     eif, record = target / f"{folder.resolve().name}.eif", target / "built.json"
     kept = _kept(eif, record)
     if kept is not None:
         return kept
     built = build_image(folder, kernel=kernel, output=eif, cache=cache, progress=progress, sign_with=here())
-    value = {**json.loads(built.measurements.to_json()), "sections": built.sections, "eif": sha256_of(eif)}
+    digest = sha256_of(eif)
+    value = {**json.loads(built.measurements.to_json()), "sections": built.sections, "eif": digest}
     write_atomically(record, [json.dumps(value).encode()])
-    return built
+    return built, digest
 
 
-def _kept(eif: Path, record: Path) -> BuiltImage | None:
+def _kept(eif: Path, record: Path) -> tuple[BuiltImage, str] | None:
     """What was built before; None where it is not there, or not as it was."""
     try:
         value = json.loads(record.read_bytes())
-        if value["eif"] == sha256_of(eif):
-            return BuiltImage(eif, Measurements.parse(json.dumps(value)), value["sections"])
+        digest = sha256_of(eif)
+        if value["eif"] == digest:
+            return BuiltImage(eif, Measurements.parse(json.dumps(value)), value["sections"]), digest
     except (OSError, ValueError, KeyError, TypeError, MeasurementsError):
         pass
     return None

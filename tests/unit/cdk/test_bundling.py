@@ -1,10 +1,12 @@
 """The Lambdas' assets: what each ships is what it imports, for both architectures, without Docker."""
 
+import fnmatch
 import json
 import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import boto3
@@ -50,9 +52,10 @@ def _loaded(folder, runtime):
 
 
 @pytest.mark.parametrize("name", CLOSURES)
-def test_an_asset_ships_what_its_handler_imports_and_nothing_else_of_ours(name, runtime):
-    folder = bundle(name, python=HERE, architecture=MACHINE)
-    assert folder == bundle(name, python=HERE, architecture=MACHINE)
+def test_an_asset_ships_what_its_handler_imports_and_nothing_else_of_ours(name, runtime, tmp_path):
+    asset, folder = bundle(name, python=HERE, architecture=MACHINE), tmp_path / "task"
+    assert asset == bundle(name, python=HERE, architecture=MACHINE)
+    shutil.unpack_archive(asset, folder)
     loaded = _loaded(folder, runtime)
     ours = {str(path.relative_to(folder / "nitrokit")) for path in loaded if path.is_relative_to(folder / "nitrokit")}
     shipped = {str(path.relative_to(folder / "nitrokit")) for path in (folder / "nitrokit").rglob("*") if path.is_file()}
@@ -63,11 +66,30 @@ def test_an_asset_ships_what_its_handler_imports_and_nothing_else_of_ours(name, 
 
 @pytest.mark.parametrize("name", CLOSURES)
 def test_arm64_assets_are_made_on_any_machine(name):
-    folder = bundle(name, python="3.13", architecture="arm64")
-    assert not list(folder.rglob("*x86_64*.so"))
-    assert not list(folder.rglob("*.dist-info"))
+    with zipfile.ZipFile(bundle(name, python="3.13", architecture="arm64")) as archive:
+        files = archive.namelist()
+    assert not fnmatch.filter(files, "*x86_64*.so")
+    assert not fnmatch.filter(files, "*.dist-info/*")
     if "cbor2" in CLOSURES[name].distributions:
-        assert list(folder.rglob("*aarch64*.so"))
+        assert fnmatch.filter(files, "*aarch64*.so")
+
+
+def test_an_asset_made_again_has_the_same_bytes_and_can_be_read_by_every_user(tmp_path, monkeypatch):
+    first = bundle("key_canary", python=HERE, architecture=MACHINE)
+    cache = tmp_path / "cache/lambda"
+    cache.mkdir(parents=True)
+    for wheels in first.parent.glob("wheels-*"):
+        (cache / wheels.name).symlink_to(wheels)
+    monkeypatch.setenv("NITROKIT_CACHE", str(tmp_path / "cache"))
+    previous = os.umask(0o077)
+    try:
+        again = bundle("key_canary", python=HERE, architecture=MACHINE)
+    finally:
+        os.umask(previous)
+    assert again != first
+    assert again.read_bytes() == first.read_bytes()
+    with zipfile.ZipFile(again) as archive:
+        assert {entry.external_attr >> 16 for entry in archive.infolist()} == {0o100644}
 
 
 @pytest.mark.parametrize("name", CLOSURES)

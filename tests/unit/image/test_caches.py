@@ -29,7 +29,7 @@ def build(image, tmp_path):
     for name in ("bzImage", "init"):
         (tmp_path / name).write_bytes(b"x")
     blobs = find_kernel({"NITROKIT_BLOBS": str(tmp_path)}, tmp_path, print)
-    return lambda: build_cached(image, kernel=blobs, cache=tmp_path / "cache", progress=lambda _: None)
+    return lambda: build_cached(image, kernel=blobs, cache=tmp_path / "cache", progress=lambda _: None)[0]
 
 
 def _relink(image, name, target):

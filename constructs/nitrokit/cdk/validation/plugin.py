@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,18 +63,19 @@ class NitrokitChecks:
     @jsii.member(jsii_name="validate")
     def validate(self, context: IPolicyValidationContext) -> PolicyValidationPluginReport:
         """Called by the CDK when the templates are written."""
-        found = [one for one in check_app(self._read(context)) if not _is_acknowledged(one, context.app_construct)]
+        scopes = _Scopes(context.app_construct)
+        found = [one for one in check_app(self._read(context, scopes)) if not scopes.acknowledge(one)]
         success = all(one.rule.severity < Severity.HIGH for one in found)
         return PolicyValidationPluginReport(success=success, violations=[_reported(one) for one in found], plugin_version=__version__)
 
-    def _read(self, context: IPolicyValidationContext) -> App:
+    def _read(self, context: IPolicyValidationContext, scopes: _Scopes) -> App:
         templates = []
         for stack in context.stack_templates:
             partition = RegionInfo.get(stack.region).partition if stack.region else None
             default = Environment()
             environment = Environment(stack.account_id or default.account, partition or default.partition, stack.region or default.region)
             templates.append(_template(stack.stack_construct_path, Path(stack.template_path), environment))
-        templates += _nested(context.app_construct, {one.stack_path: one for one in templates})
+        templates += _nested(scopes.stacks, {one.stack_path: one for one in templates})
         strict = context.app_construct.node.try_get_context("@aws-cdk/core:validateAgainstDefaultRules")
         return App(tuple(templates), self._time or datetime.now(UTC), default_rules=str(strict).lower() == "true")
 
@@ -85,13 +86,13 @@ def _template(stack_path: str, path: Path, environment: Environment) -> Template
     return Template(stack_path, str(path), body.get("Resources") or {}, here, body.get("Outputs") or {})
 
 
-def _nested(root: IConstruct, outer: dict[str, Template]) -> list[Template]:
+def _nested(stacks: Mapping[str, Stack], outer: dict[str, Template]) -> list[Template]:
     """Nested stacks, which the CDK does not name: their templates lie beside that of the stack around them."""
     found = []
-    for stack in root.node.find_all():
-        if isinstance(stack, Stack) and stack.nested:
+    for path, stack in stacks.items():
+        if stack.nested:
             around = next(outer[scope.node.path] for scope in reversed(stack.node.scopes) if scope.node.path in outer)
-            found.append(_template(stack.node.path, Path(around.path).with_name(stack.template_file), around.environment))
+            found.append(_template(path, Path(around.path).with_name(stack.template_file), around.environment))
     return found
 
 
@@ -103,20 +104,32 @@ def _reported(one: Violation) -> PolicyViolation:
     )
 
 
-def _is_acknowledged(one: Violation, root: IConstruct) -> bool:
-    """By the construct or a scope of it. The CDK itself knows ids with the plugin's name before them alone."""
-    construct = _construct(one, root)
-    scopes = construct.node.scopes if construct is not None else []
-    return any(one.rule.id in _acknowledged(scope) for scope in scopes)
+class _Scopes:
+    """The constructs behind the templates. Each call of theirs goes to the CDK's process and back: none is made twice."""
 
+    def __init__(self, root: IConstruct) -> None:
+        self.stacks = {one.node.path: one for one in root.node.find_all() if isinstance(one, Stack)}
+        self._elements: dict[str, list[tuple[str, CfnElement]]] = {}
 
-def _construct(one: Violation, root: IConstruct) -> IConstruct | None:
-    for stack in root.node.find_all():
-        if isinstance(stack, Stack) and stack.node.path == one.template.stack_path:
-            elements = (element for element in stack.node.find_all() if isinstance(element, CfnElement))
-            own = (element for element in elements if element.stack.node.path == stack.node.path)  # not a nested stack's
-            return next((element for element in own if stack.resolve(element.logical_id) == one.logical_id), None)
-    return None
+    def acknowledge(self, one: Violation) -> bool:
+        """Whether its construct or a scope of it does. The CDK itself knows ids with the plugin's name before them alone."""
+        construct = self._construct(one)
+        scopes = construct.node.scopes if construct is not None else []
+        return any(one.rule.id in _acknowledged(scope) for scope in scopes)
+
+    def _construct(self, one: Violation) -> CfnElement | None:
+        path = one.template.stack_path
+        named = (element for name, element in self._named(path) if name == one.logical_id)
+        return next((element for element in named if element.stack.node.path == path), None)
+
+    def _named(self, path: str) -> list[tuple[str, CfnElement]]:
+        """The elements of a stack, and of those nested in it, by their logical ids."""
+        if path not in self._elements and path in self.stacks:
+            stack = self.stacks[path]
+            elements = [one for one in stack.node.find_all() if isinstance(one, CfnElement)]
+            names = stack.resolve([one.logical_id for one in elements])
+            self._elements[path] = list(zip(names, elements, strict=True))
+        return self._elements.get(path, [])
 
 
 def _acknowledged(construct: IConstruct) -> Iterator[str]:
