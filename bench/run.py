@@ -45,8 +45,11 @@ def measure(*, cold: bool) -> dict[str, float]:
         empty.write_text(EMPTY_APP)
         apps = {"synth of an empty app": f"{python} {empty}", "synth of app.py (image cached)": f"{python} app.py"}
         # In turns, the first of which only warms up: what else the machine does hits both.
-        rounds = [{name: seconds(synth(app, f"{folder}/{len(name)}")) for name, app in apps.items()} for _ in range(4)]
-        times |= {name: min(one[name] for one in rounds[1:]) for name in apps}
+        rounds = []
+        for number in range(4):
+            rounds.append({name: seconds(synth(app, f"{folder}/{len(name)}")) for name, app in apps.items()})
+            rounds[-1] |= {f"{name}, new folder": seconds(synth(app, f"{folder}/{len(name)}-{number}")) for name, app in apps.items()}
+        times |= {name: min(one[name] for one in rounds[1:]) for name in rounds[0]}
         few, many = (seconds(synth(f"{python} bench/enclaves_app.py {count}", f"{folder}/{count}"), runs=2) for count in (1, 1 + FURTHER))
         times["synth of one enclave"], times["synth of a further enclave"] = few, (many - few) / FURTHER
         if cold:
@@ -59,6 +62,7 @@ def ratios(times: dict[str, float]) -> dict[str, float]:
     pairs = [
         ("nitrokit --help", "empty Python process"),
         ("synth of app.py (image cached)", "synth of an empty app"),
+        ("synth of app.py (image cached), new folder", "synth of an empty app, new folder"),
         ("synth of a further enclave", "synth of an empty app"),
         ("demo, cold", "demo, warm"),
     ]
