@@ -1,16 +1,24 @@
 """Two local clouds in one process: the inner one ends and leaves the outer one's helpers; when both have, moto is as it was."""
 
+import shutil
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from moto.autoscaling.responses import AutoScalingResponse
 
-from nitrokit.emulation.cloud import autoscaling, cloudformation, compliance, patching
+from nitrokit.emulation.cloud import automation, autoscaling, cloudformation, compliance, patching
 from nitrokit.emulation.cloud.ssm import Outcome
+from nitrokit.emulation.local import LocalAws
 
 
-@pytest.mark.parametrize("install", [autoscaling.install, compliance.install])
+def _automation():
+    return automation.install(automation.Automation(lambda _: {}, lambda: None))
+
+
+@pytest.mark.parametrize("install", [autoscaling.install, compliance.install, _automation])
 def test_the_outer_cloud_ends_too(install):
     ends = [install(), install()]
     ends.pop()()
@@ -53,3 +61,14 @@ def test_instances_run_side_by_side_in_threads_that_hold_up_no_exit():
     assert {one: outcome.stdout for one, outcome in cloudformation._side_by_side(run, ids).items()} == {one: one for one in ids}
     assert (1 < most <= 4, daemons) == (True, {True})
     assert cloudformation._side_by_side(run, []) == {}
+
+
+def test_the_next_cloud_starts_empty():
+    for _ in range(2):
+        work = Path(tempfile.mkdtemp(prefix="nkp", dir="/tmp"))
+        aws = LocalAws(work, environment={}, runner="process", note=lambda _: None)
+        try:
+            aws.create_role("once")
+        finally:
+            aws.close()
+            shutil.rmtree(work)

@@ -36,8 +36,9 @@ def rules(comparisons):
     return sorted(one.rule_id for one in comparisons)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def local():
+    """Not for longer: moto's state is the process's, and the next module has a cloud of its own."""
     from nitrokit.emulation.local import LocalAws
 
     work = Path("/tmp") / f"nkg{os.getpid()}"

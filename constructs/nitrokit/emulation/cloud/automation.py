@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from nitrokit.emulation.cloud import patching
 from nitrokit.emulation.cloud.ssm import DocumentError, interpolate, resolve
 
 _POLL = 0.1
@@ -117,10 +118,8 @@ def install(automation: Automation) -> Callable[[], None]:
         except DocumentError as error:
             raise JsonRESTError("AutomationExecutionNotFoundException", str(error)) from error
 
-    SimpleSystemManagerResponse.start_automation_execution = start_automation_execution
-    SimpleSystemManagerResponse.get_automation_execution = get_automation_execution
-
-    def restore() -> None:
-        del SimpleSystemManagerResponse.start_automation_execution, SimpleSystemManagerResponse.get_automation_execution
-
-    return restore
+    return patching.put(
+        SimpleSystemManagerResponse,
+        start_automation_execution=start_automation_execution,
+        get_automation_execution=get_automation_execution,
+    )

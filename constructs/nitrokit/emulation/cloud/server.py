@@ -254,7 +254,9 @@ class LocalCloud:
         return (seen or [500])[0], b"".join(chunks)
 
     def close(self) -> None:
-        """Stop everything; what moto holds is forgotten."""
+        """Stop everything; what moto holds for this process is forgotten, so that the next cloud starts empty."""
+        from moto.moto_api._internal import moto_api_backend
+
         for server in self._servers:
             server.shutdown()
             server.server_close()
@@ -265,6 +267,7 @@ class LocalCloud:
         for restore in reversed(self._restores):
             restore()
         self._restores.clear()
+        moto_api_backend.reset()
 
 
 def _moto_application() -> Any:
