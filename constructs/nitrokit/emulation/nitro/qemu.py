@@ -14,6 +14,9 @@ from nitrokit.emulation.nitro.vhost import VsockBackend
 
 _NAME = "qemu-system-x86_64"
 _PROBE_TIMEOUT = 20
+_SYNCHRONOUS = ("-global", "virtio-mmio.ioeventfd=off")
+"""With event fds QEMU looks into a queue by itself, when the driver is ready. Where the guest has put an NSM request there and not yet the buffer for its answer, QEMU gives the device up
+(hw/virtio/virtio-nsm.c, handle_input), and the guest waits for ever: about one boot in fifty on a busy machine. vsock is not QEMU's own, and keeps its event fds."""
 
 
 def find_qemu(environment: Mapping[str, str]) -> Path | None:
@@ -44,7 +47,7 @@ class QemuRunner:
         command = [
             str(self._qemu), "-L", str(self._qemu.parent), "-M", machine, "-accel", "tcg", "-cpu", "max", "-kernel", str(launch.eif_path), "-append", EMULATED,
             "-m", f"{launch.memory_mib}M", "-smp", str(launch.cpu_count), "-nodefaults", "-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot",
-            "-chardev", f"socket,id=c,path={launch.folder / 'vhost'}",
+            "-chardev", f"socket,id=c,path={launch.folder / 'vhost'}", *_SYNCHRONOUS,
         ]  # fmt: skip
         # QEMU unpacks kernel and ramdisks into temporary files.
         environment = {"PATH": os.environ.get("PATH", os.defpath), "TMPDIR": str(launch.folder)}
