@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from nitrokit.emulation.cloud import patching
@@ -18,22 +19,15 @@ def install() -> Callable[[], None]:
     from moto.autoscaling.responses import AutoScalingResponse
     from moto.cloudformation.responses import CloudFormationResponse
 
-    launch = FakeAutoScalingGroup.replace_autoscaling_group_instances
-    create = FakeAutoScalingGroup.__dict__["create_from_cloudformation_json"]
-    FakeAutoScalingGroup.replace_autoscaling_group_instances = _launching(launch)
-    FakeAutoScalingGroup.create_from_cloudformation_json = classmethod(_with_hooks(create.__func__))
-    restores = [
-        patching.put(AutoScalingResponse, complete_lifecycle_action=_complete_lifecycle_action),
-        patching.put(CloudFormationResponse, signal_resource=_signal_resource),
-    ]
-
-    def restore() -> None:
-        FakeAutoScalingGroup.replace_autoscaling_group_instances = launch
-        FakeAutoScalingGroup.create_from_cloudformation_json = create
-        for one in restores:
-            one()
-
-    return restore
+    restores = ExitStack()
+    group = FakeAutoScalingGroup
+    launching, creating = _launching(group.replace_autoscaling_group_instances), _with_hooks(group.create_from_cloudformation_json.__func__)
+    restores.callback(
+        patching.put(group, replace_autoscaling_group_instances=launching, create_from_cloudformation_json=classmethod(creating))
+    )
+    restores.callback(patching.put(AutoScalingResponse, complete_lifecycle_action=_complete_lifecycle_action))
+    restores.callback(patching.put(CloudFormationResponse, signal_resource=_signal_resource))
+    return restores.close
 
 
 def _launching(original: Callable[..., None]) -> Callable[..., None]:

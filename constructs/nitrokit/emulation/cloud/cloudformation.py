@@ -8,7 +8,8 @@ import json
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from types import ModuleType
 from typing import Any
 
 from nitrokit.emulation.cloud import custom_resources, patching, wait_conditions
@@ -47,33 +48,29 @@ def install(
     from moto.kms.models import Key
     from moto.ssm.models import Document
 
-    originals = [
-        (models.CloudFormationBackend, "execute_change_set", models.CloudFormationBackend.execute_change_set),
-        (models.CloudFormationBackend, "delete_stack", models.CloudFormationBackend.delete_stack),
-        (CloudFormationResponse, "describe_change_set", CloudFormationResponse.describe_change_set),
-        (CloudFormationResponse, "delete_change_set", CloudFormationResponse.delete_change_set),
-        (parsing.ResourceMap, "build_resource_diff", parsing.ResourceMap.build_resource_diff),
-        (parsing.ResourceMap, "delete", parsing.ResourceMap.delete),
-        (parsing.ResourceMap, "parse_ssm_parameter", parsing.ResourceMap.parse_ssm_parameter),
-        (Instance, "create_from_cloudformation_json", Instance.__dict__["create_from_cloudformation_json"]),
-        (Document, "create_from_cloudformation_json", Document.__dict__["create_from_cloudformation_json"]),
-        (Key, "create_from_cloudformation_json", Key.__dict__["create_from_cloudformation_json"]),
-        (parsing, "resource_class_from_type", parsing.resource_class_from_type),
-        (parsing, "parse_and_update_resource", parsing.parse_and_update_resource),
-    ]
-    models.CloudFormationBackend.execute_change_set = _execute_change_set
-    models.CloudFormationBackend.delete_stack = _told_failure(models.CloudFormationBackend.delete_stack)
-    CloudFormationResponse.describe_change_set = _describe_change_set
-    CloudFormationResponse.delete_change_set = _delete_change_set
-    parsing.parse_and_update_resource = _kept(parsing.parse_and_update_resource)
-    parsing.ResourceMap.build_resource_diff = ordered_diff(parsing.ResourceMap.build_resource_diff)
-    parsing.ResourceMap.delete = custom_resources_first(parsing.ResourceMap.delete)
-    parsing.ResourceMap.parse_ssm_parameter = _resolved_once(parsing.ResourceMap.parse_ssm_parameter)
-    Instance.create_from_cloudformation_json = classmethod(_instance_with_options(Instance.create_from_cloudformation_json.__func__))
-    # moto's own is the base class's, which refuses.
-    forget_update = patching.put(Key, update_from_cloudformation_json=classmethod(_key_update(put_key_policy)))
-    Document.create_from_cloudformation_json = classmethod(_document_with_defaults(Document.create_from_cloudformation_json.__func__))
-    Key.create_from_cloudformation_json = classmethod(_key_of_its_kind)
+    restores = ExitStack()
+
+    def put(owner: type | ModuleType, **attributes: Any) -> None:
+        restores.callback(patching.put(owner, **attributes))
+
+    backend, resources = models.CloudFormationBackend, parsing.ResourceMap
+    put(backend, execute_change_set=_execute_change_set, delete_stack=_told_failure(backend.delete_stack))
+    put(CloudFormationResponse, describe_change_set=_describe_change_set, delete_change_set=_delete_change_set)
+    put(parsing, parse_and_update_resource=_kept(parsing.parse_and_update_resource))
+    put(
+        resources,
+        build_resource_diff=ordered_diff(resources.build_resource_diff),
+        delete=custom_resources_first(resources.delete),
+        parse_ssm_parameter=_resolved_once(resources.parse_ssm_parameter),
+    )
+    put(Instance, create_from_cloudformation_json=classmethod(_instance_with_options(Instance.create_from_cloudformation_json.__func__)))
+    put(
+        Key,
+        create_from_cloudformation_json=classmethod(_key_of_its_kind),
+        # moto's own is the base class's, which refuses.
+        update_from_cloudformation_json=classmethod(_key_update(put_key_policy)),
+    )
+    put(Document, create_from_cloudformation_json=classmethod(_document_with_defaults(Document.create_from_cloudformation_json.__func__)))
     known = parsing.get_model_map()
     own = {
         "AWS::SSM::Association": _association(systems_manager),
@@ -86,14 +83,8 @@ def install(
     def class_of(resource_type: str) -> Any:
         return custom if custom_resources.is_custom(resource_type) else own.get(resource_type) or moto_class(resource_type)
 
-    parsing.resource_class_from_type = class_of
-
-    def restore() -> None:
-        for owner, name, value in originals:
-            setattr(owner, name, value)
-        forget_update()
-
-    return restore
+    put(parsing, resource_class_from_type=class_of)
+    return restores.close
 
 
 def _change_set(backend: Any, name: str, stack_name: str | None = None) -> Any:

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from nitrokit.emulation.cloud import patching
+
 Invoke = Callable[[Any, Any], object]
 
 
@@ -14,13 +16,7 @@ def install(invoke: Invoke) -> Callable[[], None]:
     """Put the helpers into moto; returns what takes them out again. ``invoke``: runs moto's function with an event, and waits."""
     from moto.events.models import Rule
 
-    original = Rule.send_to_targets
-    Rule.send_to_targets = _send_to_targets(original, invoke)
-
-    def restore() -> None:
-        Rule.send_to_targets = original
-
-    return restore
+    return patching.put(Rule, send_to_targets=_send_to_targets(Rule.send_to_targets, invoke))
 
 
 def _send_to_targets(original: Callable[..., None], invoke: Invoke) -> Callable[..., None]:

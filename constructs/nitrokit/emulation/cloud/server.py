@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nitrokit.core.attestation import TrustAnchor
-from nitrokit.emulation.cloud import automation, autoscaling, cloudformation, compliance, events, metadata
+from nitrokit.emulation.cloud import automation, autoscaling, cloudformation, compliance, events, metadata, patching
 from nitrokit.emulation.cloud.identity import Identities, Keys
 from nitrokit.emulation.cloud.kms import TARGET, KmsEvent, KmsFront
 from nitrokit.emulation.cloud.lambdas import Lambdas, base_environment
@@ -125,15 +125,13 @@ class LocalCloud:
         self._restores.append(autoscaling.install())
         runbooks = automation.Automation(self._systems_manager.content, lambda: self.client("ssm"))
         self._restores.append(automation.install(runbooks))
-        invoke, send = LambdaFunction._invoke_lambda, SimpleSystemManagerBackend.send_command
-        LambdaFunction._invoke_lambda = lambda function, event=None: self.lambdas.invoke(function, event)
-        SimpleSystemManagerBackend.send_command = self._send_command(send)
 
-        def restore() -> None:
-            LambdaFunction._invoke_lambda = invoke
-            SimpleSystemManagerBackend.send_command = send
+        def invoke(function: Any, event: Any = None) -> Any:
+            return self.lambdas.invoke(function, event)
 
-        self._restores.append(restore)
+        self._restores.append(patching.put(LambdaFunction, _invoke_lambda=invoke))
+        send = self._send_command(SimpleSystemManagerBackend.send_command)
+        self._restores.append(patching.put(SimpleSystemManagerBackend, send_command=send))
 
     def _put_key_policy(self, key_id: str, policy: str) -> None:
         """As CloudFormation does it: under the role that modern bootstrap gives it."""
