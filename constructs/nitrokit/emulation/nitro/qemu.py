@@ -16,7 +16,7 @@ _NAME = "qemu-system-x86_64"
 _PROBE_TIMEOUT = 20
 _SYNCHRONOUS = ("-global", "virtio-mmio.ioeventfd=off")
 """With event fds QEMU looks into a queue by itself, when the driver is ready. Where the guest has put an NSM request there and not yet the buffer for its answer, QEMU gives the device up
-(hw/virtio/virtio-nsm.c, handle_input), and the guest waits for ever: about one boot in fifty on a busy machine. vsock is not QEMU's own, and keeps its event fds."""
+(hw/virtio/virtio-nsm.c, handle_input), and the guest waits for ever: seen three times in some hundred boots. vsock is not QEMU's own, and keeps its event fds."""
 
 
 def find_qemu(environment: Mapping[str, str]) -> Path | None:
