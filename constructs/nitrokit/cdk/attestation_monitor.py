@@ -159,8 +159,12 @@ class AttestationMonitor(Construct):
             check.allow("ssm:SendCommand", on=[check.arn("ssm", "document", bootstrap.attest_document.ref)])
             for target in bootstrap.parent.association_targets:
                 check.allow_instances(target)
-        # This action takes no resource (Service Authorization Reference).
-        check.allow("ssm:GetCommandInvocation", on=["*"])
+            reason = "each instance has a parameter of its own below this path, which goes when the instance has ended"
+            check.allow_all_below(
+                "ssm:GetParametersByPath", "ssm:DeleteParameters", service="ssm", resource="parameter", name=bootstrap.parameter[1:], reason=reason
+            )
+        # These actions take no resource (Service Authorization Reference).
+        check.allow("ssm:GetCommandInvocation", "ec2:DescribeInstances", on=["*"])
         check.allow(
             "dynamodb:GetItem",
             "dynamodb:PutItem",

@@ -40,7 +40,8 @@ CLOSURES = {
     ),
     "check_enclaves": Closure(
         (
-            *_ATTESTATION, *_VERDICTS, *_STATE, *_LEDGER, "core/nonces.py", "handlers/check_enclaves.py", "handlers/checked.py", "handlers/checker.py", "handlers/hosts.py", "handlers/triggers.py",
+            *_ATTESTATION, *_VERDICTS, *_STATE, *_LEDGER, "core/nonces.py", "handlers/check_enclaves.py", "handlers/checked.py", "handlers/checker.py", "handlers/ended.py", "handlers/hosts.py",
+            "handlers/triggers.py",
         ),
         (*_CRYPTOGRAPHY, *_POWERTOOLS, *_TRACED),
     ),

@@ -85,6 +85,7 @@ def _fleet(bootstrap: EnclaveBootstrap) -> dict[str, Any]:
         "document": bootstrap.attest_document.ref,
         "host_role_arn": bootstrap.parent.role.role_arn,
         "targets": targets,
+        "states": bootstrap.parameter,
         "reference": json.loads(reference_values(bootstrap).to_json()),
     }
 

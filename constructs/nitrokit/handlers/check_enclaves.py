@@ -13,8 +13,8 @@ import json
 import os
 import uuid
 from collections import Counter
-from collections.abc import Mapping
-from datetime import datetime, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import boto3
@@ -22,16 +22,19 @@ from aws_lambda_powertools import Logger, Tracer, single_metric
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.idempotency import DynamoDBPersistenceLayer, IdempotencyConfig, idempotent_function
 from aws_lambda_powertools.utilities.typing import LambdaContext
+from botocore.exceptions import BotoCoreError, ClientError
 
 from nitrokit.core.attestation import ChainCache
 from nitrokit.handlers import settings
 from nitrokit.handlers.checker import Checker, Reporting
 from nitrokit.handlers.clients import RETRIES
+from nitrokit.handlers.ended import forget_ended
 from nitrokit.handlers.findings import Account, Publisher
 from nitrokit.handlers.hosts import Hosts
 from nitrokit.handlers.ledger_store import Ledger
 from nitrokit.handlers.run_state import EVERYTHING, RunState
 from nitrokit.handlers.run_store import RunStore
+from nitrokit.handlers.settings import Fleet
 from nitrokit.handlers.triggers import CONTINUE, trigger_of
 from nitrokit.handlers.trust import trust_anchor
 from nitrokit.handlers.verdict import FAIL, PASS, UNREACHABLE
@@ -51,6 +54,8 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     status, state = checker.handle(
         trigger, context.aws_request_id, lambda: timedelta(milliseconds=context.get_remaining_time_in_millis()), uuid.uuid4().hex
     )
+    if status == "complete" and EVERYTHING in state.scope:
+        _forget_ended(checker.fleets)
     if status == "continues" or (status == "complete" and checker.store.update(lambda now: now).pending):
         boto3.client("lambda").invoke(
             FunctionName=context.function_name, InvocationType="Event", Payload=json.dumps({CONTINUE: True}).encode()
@@ -58,6 +63,17 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     answer = summary(status, state)
     logger.info("checked", **{name: answer[name] for name in ("status", "run_id", "verdict", "totals", "failures")})
     return answer
+
+
+def _forget_ended(fleets: Sequence[Fleet]) -> None:
+    """Tidying up: what fails is said, and the next run tries again."""
+    try:
+        names = forget_ended(boto3.client("ssm"), boto3.client("ec2"), fleets, datetime.now(UTC))
+    except (BotoCoreError, ClientError) as error:
+        logger.warning("the states of ended instances stay", reason=str(error))
+    else:
+        if names:
+            logger.info("ended instances", forgotten=names)
 
 
 def summary(status: str, state: RunState) -> dict[str, Any]:

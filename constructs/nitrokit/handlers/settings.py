@@ -18,19 +18,23 @@ PATH = "SETTINGS_PATH"
 
 @dataclass(frozen=True)
 class Fleet:
-    """One enclave on all its hosts. ``targets``: of Systems Manager, InstanceIds or ``tag:…`` → values; ``document_name``: the SSM document that asks it to attest."""
+    """One enclave on all its hosts. ``targets``: of Systems Manager, InstanceIds or ``tag:…`` → values; ``document_name``: the SSM document that asks it to attest; ``states``: the path below
+    which its parents put their state, "" where that is not known.
+    """
 
     enclave: str
     document_name: str
     host_role_arn: str
     targets: Mapping[str, tuple[str, ...]]
     reference: ReferenceValues
+    states: str = ""
 
     @classmethod
     def from_object(cls, value: Mapping[str, Any]) -> Fleet:
         """As AttestationMonitor writes it."""
         targets = {one["key"]: tuple(one["values"]) for one in value["targets"]}
-        return cls(value["name"], value["document"], value["host_role_arn"], targets, ReferenceValues.parse(json.dumps(value["reference"])))
+        reference = ReferenceValues.parse(json.dumps(value["reference"]))
+        return cls(value["name"], value["document"], value["host_role_arn"], targets, reference, value.get("states", ""))
 
 
 @dataclass(frozen=True)

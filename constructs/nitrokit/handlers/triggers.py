@@ -16,7 +16,7 @@ from nitrokit.handlers.run_state import EVERYTHING, Trigger
 CONTINUE = "nitrokit:continue"
 ASSOCIATION = "EC2 State Manager Instance Association State Change"
 _SCHEDULED = "Scheduled Event"
-_INSTANCE = re.compile(r"i-[0-9a-f]{8,17}")
+INSTANCE = re.compile(r"i-[0-9a-f]{8,17}")
 
 
 class TriggerError(UsageError):
@@ -38,7 +38,7 @@ def trigger_of(event: Mapping[str, Any], request_id: str) -> Trigger | None:
 
 
 def _named(instances: object) -> tuple[str, ...]:
-    if not isinstance(instances, list) or not instances or not all(isinstance(one, str) and _INSTANCE.fullmatch(one) for one in instances):
+    if not isinstance(instances, list) or not instances or not all(isinstance(one, str) and INSTANCE.fullmatch(one) for one in instances):
         raise TriggerError(
             "instances", "instances is a list of instance ids", got=repr(instances)[:200], expected='e.g. ["i-0123456789abcdef0"]'
         )
@@ -48,4 +48,4 @@ def _named(instances: object) -> tuple[str, ...]:
 def _instances(event: Mapping[str, Any]) -> tuple[str, ...]:
     """The instances that an association's event is about: in ``detail``, and as ARNs in ``resources``."""
     named = {str(event.get("detail", {}).get("instance-id", "")), *(str(arn).rsplit("/", 1)[-1] for arn in event.get("resources", ()))}
-    return tuple(sorted(one for one in named if _INSTANCE.fullmatch(one)))
+    return tuple(sorted(one for one in named if INSTANCE.fullmatch(one)))

@@ -122,10 +122,17 @@ def test_the_check_may_send_one_document_to_its_instance_and_little_else(templat
     resources = json.dumps([one["Resource"] for one in sends])
     assert ("AttestDocument" in resources, "HostInstance" in resources, "BootstrapDocument" in resources) == (True, True, False)
     actions = {action for one in statements for action in ([one["Action"]] if isinstance(one["Action"], str) else one["Action"])}
-    assert not any(action.startswith(("kms:", "s3:", "iam:", "ec2:")) or action.endswith("*") for action in actions), actions
+    assert not any(action.startswith(("kms:", "s3:", "iam:")) or action.endswith("*") for action in actions), actions
     assert {action for one in statements if one["Resource"] == "*" for action in ([one["Action"]] if isinstance(one["Action"], str) else one["Action"])} <= {
-        "ssm:GetCommandInvocation", "xray:PutTraceSegments", "xray:PutTelemetryRecords"
+        "ec2:DescribeInstances", "ssm:GetCommandInvocation", "xray:PutTraceSegments", "xray:PutTelemetryRecords"
     }  # fmt: skip
+
+
+def test_the_check_may_delete_states_of_its_parents_and_no_other_parameter(stack, template):
+    (deletes,) = [one for one in _statements(template, "MonitorCheckRole") if "ssm:DeleteParameters" in one["Action"]]
+    assert (deletes["Effect"], _resolved(deletes["Resource"]).partition(":parameter")[2]) == ("Allow", f"{stack.bootstrap.parameter}*")
+    (parameter,) = _properties(template, "AWS::SSM::Parameter")
+    assert Fleet.from_object(json.loads(_resolved(parameter["Value"]))).states == stack.bootstrap.parameter
 
 
 def test_a_fleet_is_found_by_its_tag_and_asked_by_it_alone(eif, locked, tmp_path):

@@ -125,6 +125,7 @@ def test_no_permission_is_wider_than_its_reason(whole):
         assert not any("*" in action for action in actions), actions
         if statement["Resource"] == "*":
             takes_none = {
+                "ec2:DescribeInstances",
                 "ssm:GetCommandInvocation",
                 "xray:PutTraceSegments",
                 "xray:PutTelemetryRecords",

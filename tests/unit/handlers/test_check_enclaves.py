@@ -2,6 +2,7 @@
 
 import base64
 import json
+from datetime import timedelta
 from types import SimpleNamespace
 
 import boto3
@@ -49,7 +50,7 @@ def deployed(aws, site, pki, measurements, monkeypatch):
     def invoke(hosts, event=None, request="1", left=900_000):
         fleet = {
             "name": "hello", "document": "attest", "host_role_arn": ROLE, "targets": [{"key": "InstanceIds", "values": list(hosts)}],
-            "reference": json.loads(ReferenceValues(measurements).to_json()),
+            "reference": json.loads(ReferenceValues(measurements).to_json()), "states": "/nitrokit/states",
         }  # fmt: skip
         real("ssm").put_parameter(Name="/nitrokit/x/fleets/hello", Value=json.dumps(fleet), Type="String", Overwrite=True)
         ssm = site(hosts).ssm
@@ -136,6 +137,35 @@ def test_little_time_left_hands_the_run_on_to_itself(deployed, honest, capsys):
     assert deployed.invoked == [{"nitrokit:continue": True}]
     assert _metrics(capsys) == {}
     assert deployed.invoke(hosts, event=deployed.invoked[0], request="2")["status"] == "complete"
+
+
+@pytest.fixture
+def left_behind(aws, monkeypatch):
+    """An hour ago an instance that EC2 knows no more put its state; is it still there?"""
+    monkeypatch.setattr("nitrokit.handlers.ended.QUIET", timedelta(hours=-1))
+    name = f"/nitrokit/states/{instance(9)}/hello"
+    aws.client("ssm").put_parameter(Name=name, Value="{}", Type="String")
+    return lambda: bool(aws.client("ssm").get_parameters(Names=[name])["Parameters"])
+
+
+def test_a_whole_run_forgets_ended_instances_and_one_of_some_hosts_does_not(deployed, honest, left_behind):
+    hosts = {instance(0): honest(0)}
+    deployed.invoke(hosts, event={"instances": [instance(0)]})
+    assert left_behind()
+    deployed.invoke(hosts, request="2")
+    assert not left_behind()
+
+
+def test_what_cannot_be_forgotten_is_said_and_fails_no_run(deployed, honest, left_behind, monkeypatch, caplog):
+    def denied(*_):
+        raise ClientError({"Error": {"Code": "AccessDeniedException", "Message": "no"}}, "DeleteParameters")
+
+    monkeypatch.setattr("nitrokit.handlers.check_enclaves.forget_ended", denied)
+    answer = deployed.invoke({instance(0): honest(0)})
+    assert (answer["status"], answer["verdict"], left_behind()) == ("complete", "PASS", True)
+    assert [one.reason for one in caplog.records if "ended instances stay" in one.message] == [
+        "An error occurred (AccessDeniedException) when calling the DeleteParameters operation: no"
+    ]
 
 
 # Triggers
