@@ -1,5 +1,5 @@
-"""CloudFormation where moto 5.2.5 falls short: change sets run in the background in dependency order, failures roll back and say why, outputs appear, unknown types are refused,
-and types that moto skips in silence exist: AWS::SSM::Association (runs the document, and waits for it), AWS::EC2::Instance's EnclaveOptions, custom resources.
+"""CloudFormation where moto 5.2.5 falls short: change sets run in the background in dependency order, failures say why and end as rolled back (nothing is undone), outputs appear, unknown
+types are refused, and types that moto skips in silence exist: AWS::SSM::Association (runs the document, and waits for it), AWS::EC2::Instance's EnclaveOptions, custom resources.
 """
 
 from __future__ import annotations
