@@ -319,8 +319,17 @@ def test_a_principals_other_conditions_stand_beside(stack, host, image, policy_o
 
 def test_a_key_without_a_grant_does_not_synthesise(stack):
     EnclaveKey(stack, "Key")
-    with pytest.raises(RuntimeError, match="policy/no-measurements"):
+    with pytest.raises(RuntimeError, match="policy/no-measurements") as told:
         Template.from_stack(stack)
+    assert "[S/Key] a key without measurements opens for nobody" in str(told.value)
+    assert (str(told.value).count("policy/no-measurements"), "Resolution error" in str(told.value)) == (1, False)
+
+
+def test_a_key_without_a_grant_whose_validation_is_skipped_has_a_policy_that_kms_refuses(stack):
+    EnclaveKey(stack, "Key")
+    assembly = stack.node.root.synth(skip_validation=True)
+    (key,) = assembly.get_stack_by_name("S").template["Resources"].values()
+    assert key["Properties"]["KeyPolicy"]["Statement"] == [{"Sid": "policy/no-measurements"}]
 
 
 @pytest.mark.parametrize(
