@@ -19,7 +19,7 @@ from aws_cdk import aws_ssm as ssm
 from constructs import Construct
 
 from nitrokit.cdk.enclave_host import EnclaveHost
-from nitrokit.cdk.enclave_image import EnclaveImage
+from nitrokit.cdk.enclave_image import EnclaveImage, grant_object
 from nitrokit.cdk.known import need_type, seconds
 from nitrokit.cdk.parent import EnclaveParent, EnclaveSlots
 from nitrokit.cdk.wildcards import BUCKET_WRITES, acknowledge_wildcards
@@ -109,9 +109,7 @@ class EnclaveBootstrap(Construct):
 
     def _grant(self, diagnostics_bucket: s3.IBucket | None) -> None:
         role, agent = self.parent.role, self._agent
-        role.add_to_principal_policy(
-            iam.PolicyStatement(actions=["s3:GetObject"], resources=[agent.bucket.arn_for_objects(agent.s3_object_key)])
-        )
+        grant_object(role, agent.bucket, agent.s3_object_key)
         self.image.grant_read(role)
         self.log_group.grant_write(role)
         states = Stack.of(self).format_arn(service="ssm", resource="parameter", resource_name=f"{self.parameter.lstrip('/')}/*")

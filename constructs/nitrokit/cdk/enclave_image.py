@@ -268,13 +268,16 @@ class EnclaveImage(Construct):
     def grant_read(self, grantee: iam.IGrantable) -> None:
         """Let a host fetch the image, and nothing else of its bucket or repository."""
         if isinstance(self.source, EifObject):
-            versions = ["s3:GetObjectVersion"] if self.source.version else []
-            arn = self.source.bucket.arn_for_objects(self.source.key)
-            iam.Grant.add_to_principal(grantee=grantee, actions=["s3:GetObject", *versions], resource_arns=[arn])
-            if self.source.bucket.encryption_key is not None:
-                self.source.bucket.encryption_key.grant_decrypt(grantee)
+            grant_object(grantee, self.source.bucket, self.source.key, *(["s3:GetObjectVersion"] if self.source.version else []))
         elif self.source is not None:
             self.source.repository.grant_pull(grantee)
+
+
+def grant_object(grantee: iam.IGrantable, bucket: s3.IBucket, key: str, *actions: str) -> None:
+    """Let a host fetch one object, also of a bucket with a key of its own, where the bucket or the stack's synthesizer tells it."""
+    iam.Grant.add_to_principal(grantee=grantee, actions=["s3:GetObject", *actions], resource_arns=[bucket.arn_for_objects(key)])
+    if bucket.encryption_key is not None:
+        bucket.encryption_key.grant_decrypt(grantee)
 
 
 def _lock_of(measurements: Measurements | ReferenceValues) -> ReferenceValues:

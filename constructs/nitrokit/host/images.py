@@ -17,6 +17,8 @@ from nitrokit.host.files import read_state, remove, replace, settle
 
 _CHUNK = 64 << 20
 _TRIES, _WAIT = 4, 1.0
+_REFUSED = ("(403)", "(AccessDenied)", "(KMS.")
+"""As the aws command prints S3's codes (S3 API Reference "Error responses"); a key that is gone or disabled is KMS.NotFoundException, KMS.DisabledException."""
 _ROOM = 64 << 20  # for what else the parent writes meanwhile
 
 
@@ -100,21 +102,33 @@ def _object(config: Config) -> List[str]:
 
 
 def _size(config: Config) -> int:
-    text = run(["aws", "s3api", "head-object", *_object(config), "--output", "json"], "finding the image", "image", timeout=60)
+    text = _s3api(["head-object", *_object(config), "--output", "json"], "finding the image", timeout=60)
     try:
         return int(json.loads(text)["ContentLength"])
     except (ValueError, KeyError, TypeError) as error:
         raise AgentError("image", "S3 does not tell the image's size", got=text[:200]) from error
 
 
+def _s3api(arguments: List[str], what: str, *, timeout: float) -> str:
+    """A call of S3; one that is refused is told with what the role needs. S3 names the key to GetObject only: a HEAD has no body (S3 API Reference HeadObject)."""
+    try:
+        return run(["aws", "s3api", *arguments], what, "image", timeout=timeout)
+    except AgentError as error:
+        if any(sign in str(error.got) for sign in _REFUSED):
+            needs = "s3:GetObject for the parent's role, and kms:Decrypt on the key that encrypts the bucket, if there is one"
+            do = "let the key's policy or the role allow it: docs/deploy.md, \"Buckets with a KMS key\""
+            raise AgentError("image-denied", f"{what} failed: S3 or KMS refuses it", got=error.got, expected=needs, do=do) from error
+        raise
+
+
 def _range(config: Config, part: Path, start: int, end: int) -> Path:
     """Bytes ``start`` to ``end`` of the object as a file. A range that fails is tried again: S3 may be slow or busy."""
     chunk = part.with_suffix(".chunk")
-    command = ["aws", "s3api", "get-object", *_object(config), "--range", f"bytes={start}-{end - 1}", str(chunk)]
+    command = ["get-object", *_object(config), "--range", f"bytes={start}-{end - 1}", str(chunk)]
     for attempt in range(_TRIES):
         remove(chunk)
         try:
-            run(command, "fetching the image", "image", timeout=300)
+            _s3api(command, "fetching the image", timeout=300)
             if chunk.stat().st_size == end - start:
                 return chunk
             error = AgentError("image", "S3 gave a part of what was asked for", got=chunk.stat().st_size, expected=end - start)

@@ -14,11 +14,12 @@ _CLI, _DEVEL = "aws-nitro-enclaves-cli", "aws-nitro-enclaves-cli-devel"
 # Older: vsock-proxy asks Google's DNS, which an isolated subnet does not reach (aws-nitro-enclaves-cli issue 623), and resolves once (issue 553).
 _OLDEST = (1, 3, 1)
 _OS_RELEASE = Path("/etc/os-release")
+_UNSUPPORTED = "AWS's support of Amazon Linux 2 ended on 2026-06-30 (Amazon Linux 2 FAQs): take a machine image of Amazon Linux 2023"
 _FOR_BUILDING = ("docker", _DEVEL)
 
 
 def install(config: Config) -> Dict[str, str]:
-    """Install what is missing for ``config``, and update a nitro-cli that is too old. Raises AgentError."""
+    """Install what is missing for ``config``, and update a nitro-cli that is too old. Returns its version, and a warning where there is one. Raises AgentError."""
     packages = [_CLI] if shutil.which("nitro-cli") is None else []
     if config.docker_uri and (shutil.which("docker") is None or not _blobs().is_dir()):
         packages += _FOR_BUILDING
@@ -38,7 +39,7 @@ def install(config: Config) -> Dict[str, str]:
             expected=f"{_dotted(_OLDEST)} or newer",
             do="take a newer machine image, or a newer Amazon Linux release",
         )
-    return {"nitro_cli": _dotted(found)}
+    return {"nitro_cli": _dotted(found), **({"warning": _UNSUPPORTED} if _is_amazon_linux_2() else {})}
 
 
 def version() -> Tuple[int, ...]:

@@ -3,6 +3,7 @@
 import json
 
 import aws_cdk as cdk
+import jsii
 import pytest
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
@@ -16,6 +17,8 @@ from nitrokit.cdk.enclave_image import EnclaveImage
 from nitrokit.cdk.enclave_network import EnclaveNetwork
 from nitrokit.cdk.parent import EnclaveParent
 from nitrokit.core.sizing import SizingError
+
+ASSET_KEY = "arn:aws:kms:us-east-1:123456789012:key/12345678-1234-1234-1234-123456789012"
 
 
 @pytest.fixture
@@ -51,6 +54,35 @@ def test_the_smallest_type_that_holds_the_images(new_stack, image, images, kind)
     EnclaveHost(stack, "Host", images=[image(stack, f"I{number}", **one) for number, one in enumerate(images)])
     assert _instance(stack)["InstanceType"] == kind
     assert ("-arm64" in json.dumps(Template.from_stack(stack).to_json()["Parameters"])) == kind.startswith("c6g")
+
+
+@jsii.implements(cdk.IReusableStackSynthesizer)
+class KeyTellingSynthesizer(cdk.DefaultStackSynthesizer):
+    """A bootstrap with a key of its own, of which the synthesizer tells."""
+
+    @jsii.member(jsii_name="reusableBind")
+    def reusable_bind(self, stack):
+        self.bind(stack)
+        return self
+
+    @jsii.member(jsii_name="addFileAsset")
+    def add_file_asset(self, asset):  # type: ignore[override]
+        found = super().add_file_asset(**asset._values)
+        return cdk.FileAssetLocation(
+            bucket_name=found.bucket_name, http_url=found.http_url, object_key=found.object_key, s3_object_url=found.s3_object_url, kms_key_arn=ASSET_KEY
+        )  # fmt: skip
+
+
+def test_a_host_may_decrypt_its_agent_and_image_by_the_key_that_the_synthesizer_tells(new_stack, image):
+    stack = new_stack(synthesizer=KeyTellingSynthesizer())
+    EnclaveBootstrap(stack, "Run", parent=EnclaveHost(stack, "Host"), image=image(stack))
+    statements = [
+        statement
+        for policy in Template.from_stack(stack).find_resources("AWS::IAM::Policy").values()
+        for statement in policy["Properties"]["PolicyDocument"]["Statement"]
+        if "kms:" in json.dumps(statement)
+    ]
+    assert statements == [{"Action": "kms:Decrypt", "Effect": "Allow", "Resource": ASSET_KEY}]
 
 
 def test_what_is_put_on_a_host_decides_its_type(new_stack, image):

@@ -8,6 +8,8 @@ from fakeparent import AGENT, DOCKER, STEPS, configuration, frame, kill_when_han
 from nitrokit.host.codes import NITRO_CLI, allocator_code
 from nitrokit.host.config import AgentError, parse
 
+AMAZON_LINUX_2 = 'NAME="Amazon Linux"\nVERSION="2"\nID="amzn"\nVERSION_ID="2"\n'
+
 
 @pytest.fixture
 def parent(fake_parent):
@@ -112,7 +114,7 @@ def test_a_nitro_cli_with_known_bugs_is_updated_or_refused(parent):
 
 
 def test_amazon_linux_2_has_it_among_its_extras(parent):
-    (parent.folder / "etc/os-release").write_text('NAME="Amazon Linux"\nVERSION="2"\nID="amzn"\nVERSION_ID="2"\n')
+    (parent.folder / "etc/os-release").write_text(AMAZON_LINUX_2)
     for name in ("amazon-linux-extras", "yum"):
         parent.program(name, f'#!/bin/sh\necho "{name} $*" >> /var/fake/log\n')
     parent.program("docker", "#!/bin/sh\n")
@@ -121,6 +123,12 @@ def test_amazon_linux_2_has_it_among_its_extras(parent):
     assert parent.log[:2] == [
         "amazon-linux-extras install -y aws-nitro-enclaves-cli", "yum install -y docker aws-nitro-enclaves-cli-devel",
     ]  # fmt: skip
+
+
+def test_amazon_linux_2_still_works_and_its_end_of_support_is_told(parent):
+    assert "warning" not in parent.up(steps=["install"])
+    (parent.folder / "etc/os-release").write_text(AMAZON_LINUX_2)
+    assert "2026-06-30" in parent.up(steps=["install"])["warning"]
 
 
 def test_the_configuration_of_another_enclave_is_refused(parent):

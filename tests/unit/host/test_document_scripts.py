@@ -128,7 +128,7 @@ def test_a_failing_step_tells_cloudformation_its_cause_and_health_that_all_is_we
     pretend_running(parent)
     parent.step("health", **environment)
     assert [(kind, one["Status"], one["UniqueId"]) for kind, one in got] == [("", "FAILURE", "i-1.hello"), ("", "SUCCESS", "i-1.hello")]
-    assert got[0][1]["Reason"].startswith("image: finding the image failed [agent/image]; got: An error occurred (403)")
+    assert got[0][1]["Reason"].startswith("image: finding the image failed: S3 or KMS refuses it [agent/image-denied]; got: An error occurred (403)")
     assert got[1][1]["Data"] == "i-1-enc1"
 
 
@@ -169,6 +169,7 @@ def test_what_fails_before_there_is_an_agent_is_told_too(parent, signals, fault,
     refused = parent.run(_script("install"), **_variables(SSM_Signal=url, AWS_SSM_INSTANCE_ID="i-1"))
     assert refused.returncode == 1
     assert cause in refused.stderr
+    assert ("kms:Decrypt on the key" in refused.stderr) == (fault == "no-object")
     ((_, told),) = got
     assert (told["Status"], told["UniqueId"], cause in told["Reason"]) == ("FAILURE", "i-1.hello", True)
     assert not list((parent.folder / "opt/nitrokit").glob(".agent*"))

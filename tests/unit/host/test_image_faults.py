@@ -49,7 +49,7 @@ def test_a_slow_s3_is_waited_for_and_a_torn_part_is_asked_for_again(parent):
     assert _images(parent) == {".eif": EIF}
 
 
-@pytest.mark.parametrize(("fault", "code", "asked"), [("torn", "agent/image", 4), ("fail", "agent/image", 0)])
+@pytest.mark.parametrize(("fault", "code", "asked"), [("torn", "agent/image", 4), ("fail", "agent/image-denied", 0), ("denied", "agent/image-denied", 4)])
 def test_a_torn_or_refused_download_leaves_nothing(parent, fault, code, asked):
     parent.up(steps=STEPS[:1])
     parent.fault("aws", fault)
@@ -58,6 +58,7 @@ def test_a_torn_or_refused_download_leaves_nothing(parent, fault, code, asked):
     assert f"[{code}]" in refused.stderr
     assert len([line for line in parent.log if "get-object" in line]) == asked
     assert ".eif" not in _images(parent)
+    assert ("kms:Decrypt on the key" in refused.stderr) == (code == "agent/image-denied")
 
 
 def test_a_version_of_the_object_is_asked_for(parent):
