@@ -35,7 +35,7 @@ class AttestationMonitor(Construct):
     """Asks every enclave of ``bootstraps`` for a fresh document, verifies it and appraises it against the locked measurements (docs/monitoring.md).
 
     - ``bootstraps``: the fleets: one enclave each, on a host or on a fleet of them.
-    - ``keys``: watched too: their policies and grants every 15 minutes and at every change, a try to decrypt without attestation every minute, an audit of their uses every hour
+    - ``keys``: of the same stack; watched too: their policies and grants every 15 minutes and at every change, a try to decrypt without attestation every minute, an audit of their uses every hour
       (``key_monitor``). The canary becomes one of their data owners. Default: none.
     - ``ledger``: where every check is kept (docs/ledger.md), and with which the audit joins the keys' uses; default nowhere.
     - ``restore``: a key policy that is not as synthesised is put back, and grants are revoked; ``restore_role``: the keys' named administrator, assumed for it. Default: reported alone.
@@ -47,7 +47,7 @@ class AttestationMonitor(Construct):
     - ``runtime``: default Python 3.13; ``architecture``: default x86_64.
 
     ``function`` may also be invoked at any time, with ``{}`` or ``{"instances": [ids]}``; its answer tells what it found. ``verifier``: for documents that others bring. ``metrics``: for each
-    enclave, 1 for a run in which all hosts passed, 0 for another. Raises ValueError for a schedule below a minute, no fleet, or two of one name.
+    enclave, 1 for a run in which all hosts passed, 0 for another. Raises ValueError for a schedule below a minute, no fleet, two of one name, or a key of another stack.
     """
 
     def __init__(
@@ -75,6 +75,8 @@ class AttestationMonitor(Construct):
             raise ValueError(f"schedule {every.to_seconds()} s is too short; expected at least 60 s")
         if not bootstraps:
             raise ValueError("a monitor of nothing proves nothing; expected at least one EnclaveBootstrap")
+        for key in keys:
+            _need_same_stack(self, key)
         self._warn_of(trust_anchor)
         self._bootstraps = list(bootstraps)
         options = FunctionOptions(runtime, architecture)
@@ -225,4 +227,11 @@ class AttestationMonitor(Construct):
             # A monitor that says nothing is no proof.
             treat_missing_data=cloudwatch.TreatMissingData.BREACHING,
             alarm_description=f"The enclave {enclave} does not prove everywhere that it runs the locked image: invoke {self.function.function_name} and read its answer",
+        )
+
+
+def _need_same_stack(monitor: Construct, key: EnclaveKey) -> None:
+    if Stack.of(key) is not Stack.of(monitor):
+        raise ValueError(
+            f"{key.node.path} is in another stack than {monitor.node.path}; expected the same: the key's policy names the canary's role, and the canary the key"
         )

@@ -36,7 +36,7 @@ _LONGEST_CONDITION = 43_200  # seconds (CloudFormation AWS::CloudFormation::Wait
 
 
 class EnclaveBootstrap(Construct):
-    """Runs ``image`` on ``parent``: a host or a fleet. Several bootstraps share one parent: up to four.
+    """Runs ``image`` on ``parent``: a host or a fleet, of this stack or of another one in its account and Region. Several bootstraps share one parent: up to four.
 
     - ``timeout``: how long the deployment waits for a healthy enclave, 15 s to 48 h; default 15 minutes. A host whose enclave does not come up fails it at once, with the cause in the event.
     - ``cid``: the enclave's fixed vsock address, so that proxies on the host stay right over restarts; default the parent's next free one, from 16 on.
@@ -81,6 +81,7 @@ class EnclaveBootstrap(Construct):
             "AgentUri": self._agent.s3_object_url,
             "AgentSha256": hashlib.sha256(agent).hexdigest(),
         }
+        self._role = self._role_here()
         self._grant(diagnostics_bucket)
         self.document = self._make_document("Document", "bootstrap.json.j2")
         self.attest_document = self._make_document("AttestDocument", "attest.json.j2")
@@ -107,8 +108,13 @@ class EnclaveBootstrap(Construct):
         """How often init has started the app again, the most of any parent. Default over five minutes."""
         return self.metric(RESTARTS, statistic="Maximum", period=period)
 
+    def _role_here(self) -> iam.IRole:
+        """The parent's role, so that what it is granted stands in this stack: in the parent's it would refer back to what is made here."""
+        role = self.parent.role
+        return role if Stack.of(role) is Stack.of(self) else iam.Role.from_role_arn(self, "ParentRole", role.role_arn)
+
     def _grant(self, diagnostics_bucket: s3.IBucket | None) -> None:
-        role, agent = self.parent.role, self._agent
+        role, agent = self._role, self._agent
         grant_object(role, agent.bucket, agent.s3_object_key)
         self.image.grant_read(role)
         self.log_group.grant_write(role)
@@ -120,8 +126,8 @@ class EnclaveBootstrap(Construct):
             self._grant_put(diagnostics_bucket, "*", "a diagnostic archive is named by its time")
 
     def _grant_put(self, bucket: s3.IBucket, keys: str, reason: str) -> None:
-        bucket.grant_put(self.parent.role, keys)
-        acknowledge_wildcards(self.parent.role, *BUCKET_WRITES, bucket.arn_for_objects(keys), reason=reason)
+        bucket.grant_put(self._role, keys)
+        acknowledge_wildcards(self._role, *BUCKET_WRITES, bucket.arn_for_objects(keys), reason=reason)
 
     def _associate(self, wait: int, output_bucket: s3.IBucket | None) -> None:
         output = None
@@ -142,7 +148,7 @@ class EnclaveBootstrap(Construct):
             wait_for_success_timeout_seconds=wait,
         )
         # Roles, endpoints and routes first: the agent on the host needs them all.
-        self.association.node.add_dependency(self.parent)
+        self.association.node.add_dependency(self.parent, self._role)
 
     def _await_signal(self, wait: int) -> None:
         """A host's agent tells CloudFormation how it went. An association alone would fail the stack by its time-out, without a cause; of a fleet nobody knows how many instances will tell.

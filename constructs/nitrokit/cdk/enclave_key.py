@@ -89,12 +89,15 @@ class EnclaveKey(AttestedKey):
     @staticmethod
     def deployment_role_arn(scope: Construct) -> str:
         """The role under which CloudFormation deploys the stack (modern bootstrap): the administrator of keys whose policy ``cdk deploy`` shall change. Raises PolicyError."""
-        arn = getattr(Stack.of(scope).synthesizer, "cloud_formation_execution_role_arn", None)
+        try:
+            arn = getattr(Stack.of(scope).synthesizer, "cloud_formation_execution_role_arn", None)
+        except RuntimeError:  # a synthesizer made in Python: jsii gives the one that was made, not its copy that the stack bound
+            arn = None
         if arn is None:
             raise PolicyError(
                 "no-deployment-role",
-                "the stack's synthesizer has no deployment role",
-                do="name the administrator's ARN, or use modern bootstrap",
+                "the stack's synthesizer has no deployment role, or was made by the app and does not tell it",
+                do="name the administrator's ARN, or use modern bootstrap, its qualifier by the context @aws-cdk/core:bootstrapQualifier",
             )
         return Fn.sub(arn) if "${AWS::" in arn else str(arn)
 

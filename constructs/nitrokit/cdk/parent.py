@@ -10,7 +10,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_ssm as ssm
 from constructs import IConstruct
 
-from nitrokit.cdk.known import need_known
+from nitrokit.cdk.known import need_known, need_type
 from nitrokit.core.manifest import Egress
 from nitrokit.core.sizing import MAX_ENCLAVES
 
@@ -45,6 +45,7 @@ class EnclaveSlots:
     ) -> Slot:
         """Take a place. ``cid`` None: the first free one from 16 on. Raises ValueError for a fifth enclave, and for a name, CID or vsock port that cannot be had."""
         need_known(cid=cid)
+        need_type(int, cid=cid)
         cids = {slot.cid for slot in self._slots}
         slot = Slot(
             name,
