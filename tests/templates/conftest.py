@@ -103,9 +103,10 @@ def all_values(stack, eif):
         stack, "Admission", fleet=fleet, bootstraps=[on_fleet], timeout=cdk.Duration.minutes(30), concurrency=5, **FUNCTION
     )
     monitor = _all_of_a_monitor(stack, on_host, key, theirs[2])
-    AttestationVerifier(
+    verifier = AttestationVerifier(
         stack, "Verifier", settings=MonitorSettings(stack, "Locks", bootstraps=[on_host]), concurrency=3, **OPTIONS, trust_anchor=ANCHOR
     )
+    cdk.CfnOutput(stack, "Url", value=verifier.url.url)
     EnclaveDashboard(
         stack,
         "Dashboard",

@@ -52,11 +52,18 @@ class AttestationVerifier(Construct):
             settings.allow_reading(made)
         self.function: lambda_.IFunction = made.function
         self.alarms = made.alarms
-        self.url = made.function.add_function_url(auth_type=lambda_.FunctionUrlAuthType.AWS_IAM)
+        self._url: lambda_.FunctionUrl | None = None
+
+    @property
+    def url(self) -> lambda_.FunctionUrl:
+        """Its Function URL, made when it is first asked for: some Regions have none (AWS Lambda Developer Guide "Creating and managing Lambda function URLs")."""
+        if self._url is None:
+            self._url = self.function.add_function_url(auth_type=lambda_.FunctionUrlAuthType.AWS_IAM)
+        return self._url
 
     def grant_verify(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Let somebody verify documents, by the URL and by direct invocation."""
-        return self.function.grant_invoke(grantee).combine(self.url.grant_invoke_url(grantee))
+        """Let somebody verify documents, by direct invocation and by the URL, if there is one."""
+        return self.function.grant_invoke(grantee).combine(self.function.grant_invoke_url(grantee))
 
     @classmethod
     def from_function_arn(cls, scope: Construct, id: str, function_arn: str) -> ImportedVerifier:

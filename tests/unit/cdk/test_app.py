@@ -12,8 +12,12 @@ import aws_cdk as cdk
 import pytest
 from cdk_nag import AwsSolutionsChecks
 
+from nitrokit.cdk.app_settings import read_settings
+
 ROOT = Path(__file__).parents[3]
 OWNER = "arn:aws:iam::123456789012:role/owner"
+REGIONS = {"cn-north-1": "arn:aws-cn:", "us-gov-west-1": "arn:aws-us-gov:", "mx-central-1": "arn:aws:"}
+"""Two other partitions, and a Region that has not everything."""
 
 
 def _app(folder, **settings):
@@ -57,21 +61,48 @@ def test_production_is_a_fleet_that_is_watched(tmp_path):
     assert subscription["Endpoint"] == "ops@example.com"
     hosts = set(re.findall(r"[\w.-]*amazonaws\.com", text)) - {"kms.us-east-1.amazonaws.com"}  # the hello image's egress
     assert "arn:aws:" not in text and all(one.count(".") == 2 for one in hosts), "services' principals are alike in every partition"
-    lint = [str(Path(sys.executable).with_name("cfn-lint")), "--non-zero-exit-code", "error", str(path)]
+    lint = [str(Path(sys.executable).with_name("cfn-lint")), "--non-zero-exit-code", "error", "--regions", "us-east-1", *REGIONS, "--", str(path)]
     checked = subprocess.run(lint, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout
 
 
+@pytest.fixture
+def composed(monkeypatch, tmp_path):
+    """Runs app.py up to its synthesis; returns the app and what app.py defines."""
+
+    def compose(**context):
+        context |= json.loads((ROOT / "cdk.json").read_text())["context"]
+        monkeypatch.setenv("CDK_CONTEXT_JSON", json.dumps(context))
+        monkeypatch.setenv("CDK_OUTDIR", str(tmp_path))
+        monkeypatch.chdir(ROOT)
+        made = []
+        with monkeypatch.context() as patched:
+            patched.setattr(cdk.App, "synth", lambda app, **_: made.append(app))
+            defined = runpy.run_path("app.py")
+        return made[0], defined
+
+    return compose
+
+
 @pytest.mark.parametrize("form", ["dev", "production"])
-def test_nag_finds_nothing_that_is_not_acknowledged(form, monkeypatch, tmp_path):
-    made = []
-    monkeypatch.setattr(cdk.App, "synth", lambda app, **_: made.append(app))
-    context = json.loads((ROOT / "cdk.json").read_text())["context"] | {"nitrokit:form": form}
-    monkeypatch.setenv("CDK_CONTEXT_JSON", json.dumps(context))
-    monkeypatch.setenv("CDK_OUTDIR", str(tmp_path))
-    monkeypatch.chdir(ROOT)
-    runpy.run_path("app.py")
-    (app,) = made
+def test_it_deploys_into_every_partition_and_into_new_regions(form, composed):
+    """CloudFormation's own validation judges each template by its Region."""
+    zones = {f"availability-zones:account=123456789012:region={region}": [f"{region}{zone}" for zone in "abc"] for region in REGIONS}
+    app, defined = composed(**{"nitrokit:form": form}, **zones)
+    stages = [cdk.Stage(app, region, env=cdk.Environment(account="123456789012", region=region)) for region in REGIONS]
+    for stage in stages:
+        defined["EnclaveStack"](stage, "Hello", read_settings(app))
+    assembly = app.synth()
+    for stage, (region, arn) in zip(stages, REGIONS.items(), strict=True):
+        (stack,) = assembly.get_nested_assembly(stage.artifact_id).stacks
+        text = json.dumps(stack.template)
+        assert set(re.findall(r"arn:aws[a-z-]*:", text)) <= {arn}
+        assert set(re.findall(rf"\b(?:{'|'.join(REGIONS)})\b", text)) == {region}
+
+
+@pytest.mark.parametrize("form", ["dev", "production"])
+def test_nag_finds_nothing_that_is_not_acknowledged(form, composed):
+    app, _ = composed(**{"nitrokit:form": form})
     assert [one.rule_name for one in AwsSolutionsChecks(app).validate_scope(app).violations] == []
 
 

@@ -108,6 +108,11 @@ def test_the_functions_understand_their_settings(template, locked):
     assert len(parameter["Name"]) < 150
 
 
+def test_a_url_that_nobody_asks_for_is_not_made(template):
+    """Some Regions have no Function URLs."""
+    assert _properties(template, "AWS::Lambda::Url") == []
+
+
 def test_only_one_run_at_a_time_and_its_lease_outlives_it(template):
     check = _function(template, "check-enclaves")
     assert check["ReservedConcurrentExecutions"] == 1
@@ -227,6 +232,8 @@ def test_the_verifiers_url_is_for_those_who_were_granted_it(tmp_path):
     role = iam.Role(stack, "Team", assumed_by=iam.AccountRootPrincipal())
     verifier.grant_verify(role)
     AttestationVerifier.from_function_arn(stack, "Imported", "arn:aws:lambda:eu-west-1:123456789012:function:verify").grant_verify(role)
+    cdk.CfnOutput(stack, "Url", value=verifier.url.url)
+    assert verifier.url is verifier.url
     template = Template.from_stack(stack)
     (url,) = _properties(template, "AWS::Lambda::Url")
     assert url["AuthType"] == "AWS_IAM"
