@@ -10,7 +10,8 @@ from aws_cdk import aws_codebuild as codebuild
 from aws_cdk import aws_codepipeline as codepipeline
 from aws_cdk import aws_codepipeline_actions as actions
 from aws_cdk import aws_iam as iam
-from constructs import Construct
+from aws_cdk import aws_s3 as s3
+from constructs import Construct, IConstruct
 
 from nitrokit.cdk.known import seconds
 from nitrokit.cdk.wildcards import BUCKET_WRITES, acknowledge_wildcards
@@ -62,6 +63,7 @@ class MeasurementGate(Construct):
         # Other images than CodeBuild's own have no languages to choose from (CodeBuild User Guide, "Build specification reference", runtime-versions).
         self._languages = {"runtime-versions": _LANGUAGES} if image.image_id.startswith("aws/codebuild/") else {}
         self._variables = dict(environment or {})
+        self._steps: list[pipelines.CodeBuildStep] = []
 
     def synth_step(self, source: pipelines.IFileSetProducer) -> pipelines.CodeBuildStep:
         """For ``CodePipeline(synth=…)``: two builds on hosts of their own, compared; then synthesis and gate. Its output is ``cdk.out``."""
@@ -81,6 +83,12 @@ class MeasurementGate(Construct):
         """
         statements = [*self._reading(stack_name), self._deploying()]
         return self._step(f"Retire{stack_name}", source, self._retiring(stack_name), role_policy_statements=statements)
+
+    def acknowledge_steps(self, pipeline: pipelines.CodePipeline) -> None:
+        """Tell cdk-nag why the builds of these steps may do what they may. After ``pipeline.build_pipeline()``: the CDK makes them there. What it finds in the rest of the pipeline is its owner's."""
+        for step in self._steps:
+            self._acknowledge(step.project, step.role_policy_statements or [])
+            _acknowledge_artifacts(step.project, pipeline.pipeline.artifact_bucket)
 
     def add_stages(
         self,
@@ -122,8 +130,7 @@ class MeasurementGate(Construct):
             stages.append(("Retire", [self._action("Retire", source, self._retiring(stack_name), statements=statements)]))
         for name, found in stages:
             pipeline.add_stage(stage_name=name, actions=list(found))
-        reason = "each build takes its sources from the pipeline's artifacts and puts its own there"
-        acknowledge_wildcards(self, *BUCKET_WRITES, pipeline.artifact_bucket.arn_for_objects("*"), reason=reason)
+        _acknowledge_artifacts(self, pipeline.artifact_bucket)
 
     def _building(self) -> list[str]:
         return [line.replace("{images}", self._images) for line in _BUILD]
@@ -151,7 +158,7 @@ class MeasurementGate(Construct):
         return iam.PolicyStatement(actions=["sts:AssumeRole"], resources=arns)
 
     def _step(self, name: str, source: pipelines.IFileSetProducer, commands: list[str], **more: Any) -> pipelines.CodeBuildStep:
-        return pipelines.CodeBuildStep(
+        step = pipelines.CodeBuildStep(
             name,
             input=source,
             install_commands=self._install,
@@ -163,6 +170,8 @@ class MeasurementGate(Construct):
             ),
             **more,
         )
+        self._steps.append(step)
+        return step
 
     def _action(
         self,
@@ -191,16 +200,15 @@ class MeasurementGate(Construct):
         )
         for statement in statements:
             project.add_to_role_policy(statement)
-            acknowledge_wildcards(
-                project, *statement.resources, reason="what the gate reads is found by the stack's name (nitrokit.gate.access)"
-            )
-        self._acknowledge(project)
+        self._acknowledge(project, statements)
         return actions.CodeBuildAction(
             action_name=name, project=project, input=source, extra_inputs=list(extra_inputs) or None, outputs=[output] if output else None
         )
 
-    def _acknowledge(self, project: codebuild.PipelineProject) -> None:
-        """What the CDK lets a project of a pipeline do."""
+    def _acknowledge(self, project: codebuild.IProject, statements: Sequence[iam.PolicyStatement]) -> None:
+        """``statements``, and what the CDK lets a project of a pipeline do."""
+        found = [resource for one in statements for resource in one.resources if "*" in resource]
+        acknowledge_wildcards(project, *found, reason="what the gate reads is found by the stack's name (nitrokit.gate.access)")
         stack = Stack.of(self)
         logs = stack.format_arn(
             service="logs",
@@ -212,6 +220,11 @@ class MeasurementGate(Construct):
         acknowledge_wildcards(project, logs, reports, reason="logs and reports of this project alone")
         reason = "what it makes is an artifact of the pipeline, encrypted as the pipeline's bucket is"
         Validations.of(project).acknowledge(Acknowledgment(id="AwsSolutions-CB4", reason=reason))
+
+
+def _acknowledge_artifacts(scope: IConstruct, bucket: s3.IBucket) -> None:
+    reason = "each build takes its sources from the pipeline's artifacts and puts its own there"
+    acknowledge_wildcards(scope, *BUCKET_WRITES, bucket.arn_for_objects("*"), reason=reason)
 
 
 _REPORTS = {"reports": {"gate": {"files": ["gate.xml"], "file-format": "JUNITXML"}}}

@@ -161,6 +161,12 @@ def test_as_steps_of_cdk_pipelines():
     retire = gate.retire_step(source, "Prod-Hello")
     retire.add_step_dependency(attested)
     pipeline.add_stage(stage, post=[attested, retire])
+    pipeline.build_pipeline()
+    gate.acknowledge_steps(pipeline)
+    found = {str(one.construct_path) for rule in AwsSolutionsChecks(app).validate_scope(app).violations for one in rule.violating_resources}
+    theirs = ("Source/", "Pipeline/Pipeline/ArtifactsBucket/", "Pipeline/Pipeline/Role/", "Pipeline/Pipeline/Source/")
+    assert found, "the rest of the pipeline is not the gate's"
+    assert [one for one in found if not one.startswith(tuple(f"Pipelines/{path}" for path in theirs))] == []
     resources = Template.from_stack(stack).to_json()["Resources"].values()
     (found,) = _of(resources, "AWS::CodePipeline::Pipeline")
     order = [action["Name"] for one in found["Stages"] for action in sorted(one["Actions"], key=lambda action: action["RunOrder"])]
