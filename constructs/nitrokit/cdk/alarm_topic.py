@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from aws_cdk import aws_cloudwatch as cloudwatch
@@ -12,6 +13,10 @@ from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sns_subscriptions as subscriptions
 from constructs import Construct
 
+from nitrokit.cdk.known import is_token, need_type
+
+_EMAIL = re.compile(r"\S+@\S+")
+
 
 class AlarmTopic(sns.Topic):
     """An SNS topic by TLS alone, with a key of its own: CloudWatch cannot publish under the account's (CloudWatch User Guide, "Notifying users on alarm changes").
@@ -20,6 +25,9 @@ class AlarmTopic(sns.Topic):
     """
 
     def __init__(self, scope: Construct, id: str, *, email: str | None = None) -> None:
+        need_type(str, email=email)
+        if email is not None and not is_token(email) and not _EMAIL.fullmatch(email):
+            raise ValueError(f"email is {email!r:.80}; expected an address like ops@example.com")
         key = kms.Key(scope, f"{id}Key", enable_key_rotation=True, description="Alarms of enclaves")
         super().__init__(scope, id, master_key=key, enforce_ssl=True)
         cloud_watch = iam.ServicePrincipal("cloudwatch.amazonaws.com")

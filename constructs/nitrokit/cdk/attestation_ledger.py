@@ -12,12 +12,12 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
-from nitrokit.cdk.known import need_known
-from nitrokit.cdk.monitor_function import FunctionOptions, MonitorFunction
+from nitrokit.cdk.known import need_known, need_type, seconds
+from nitrokit.cdk.monitor_function import LONGEST_SCHEDULE, FunctionOptions, MonitorFunction
 from nitrokit.cdk.wildcards import acknowledge_wildcards
 from nitrokit.core.ledger.layout import ENCLAVE, INDEX, KEY, PLACE
 
-_SHORTEST = Duration.minutes(5)
+_SCHEDULE = range(300, LONGEST_SCHEDULE + 1, 60)
 _DELETING = (
     "dynamodb:DeleteItem",
     "dynamodb:UpdateItem",
@@ -31,7 +31,7 @@ _DELETING = (
 class AttestationLedger(Construct):
     """A table, a KMS key that signs it, and a bucket with Object Lock that it is exported to. All three stay when the stack goes: they are evidence.
 
-    - ``schedule``: how often the ledger is signed and exported; entries behind the last checkpoint are vouched for by nobody. Default every hour, at least five minutes.
+    - ``schedule``: how often the ledger is signed and exported; entries behind the last checkpoint are vouched for by nobody. Default every hour, five minutes to three and a half days.
     - ``retention``: how long each object of the export cannot be deleted. Default a year.
     - ``compliance``: not even the account's root can shorten that (S3 User Guide "Using S3 Object Lock"). Default False: whoever has s3:BypassGovernanceRetention can. Auditors will
       want True; a trial will not, since the bucket then cannot be removed for a year.
@@ -40,7 +40,7 @@ class AttestationLedger(Construct):
 
     ``grant_append(grantee)`` and ``grant_read(grantee)`` give what writers and auditors need. Nobody deletes or updates items through the table's policy; overwriting cannot be forbidden
     there, and is what `nitrokit ledger verify` finds. Only the signing function's role may use the key. ``alarms``: of its function, and that the ledger was not signed for two periods.
-    Raises ValueError for a schedule that is too short, and for a retention below a day.
+    Raises ValueError for a schedule out of range, and for a retention below a day.
     """
 
     def __init__(
@@ -56,9 +56,10 @@ class AttestationLedger(Construct):
     ) -> None:
         super().__init__(scope, id)
         every, kept = schedule or Duration.hours(1), retention or Duration.days(365)
-        need_known(schedule=every, retention=kept)
-        if every.to_seconds() < _SHORTEST.to_seconds():
-            raise ValueError(f"schedule {every.to_seconds():.0f} s is too short; expected at least {_SHORTEST.to_seconds():.0f} s")
+        need_type(Duration, retention=retention)
+        need_type(s3.IBucket, access_logs=access_logs)
+        need_known(retention=kept)
+        seconds("schedule", every, _SCHEDULE)
         if kept.to_days(integral=False) < 1:
             raise ValueError(f"retention {kept.to_seconds():.0f} s is too short; expected at least a day")
         self.table = self._make_table()

@@ -20,14 +20,15 @@ from nitrokit.cdk.attestation_verifier import AttestationVerifier, trust_environ
 from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
 from nitrokit.cdk.enclave_key import EnclaveKey
 from nitrokit.cdk.key_monitor import KeyMonitor
-from nitrokit.cdk.known import need_known
-from nitrokit.cdk.monitor_function import FunctionOptions, MonitorFunction
+from nitrokit.cdk.known import need_each, need_type, seconds
+from nitrokit.cdk.monitor_function import LONGEST_SCHEDULE, FunctionOptions, MonitorFunction
 from nitrokit.cdk.monitor_settings import MonitorSettings
 from nitrokit.cdk.wildcards import acknowledge_wildcards
 from nitrokit.core.attestation import AWS_NITRO_ROOT_G1, TrustAnchor
 
 FOREIGN_ANCHOR = "@nitrokit/cdk:foreignTrustAnchor"
 NAMESPACE, METRIC, SERVICE = "Nitrokit", "AttestationPassed", "check-enclaves"
+_SCHEDULE = range(60, LONGEST_SCHEDULE + 1, 60)
 _TIMEOUT, _LEASE_MARGIN = Duration.minutes(15), Duration.minutes(2)
 
 
@@ -39,7 +40,7 @@ class AttestationMonitor(Construct):
       (``key_monitor``). The canary becomes one of their data owners. Default: none.
     - ``ledger``: where every check is kept (docs/ledger.md), and with which the audit joins the keys' uses; default nowhere.
     - ``restore``: a key policy that is not as synthesised is put back, and grants are revoked; ``restore_role``: the keys' named administrator, assumed for it. Default: reported alone.
-    - ``schedule``: how often; default every 15 minutes, at least a minute. Besides: when a host was bootstrapped, when this stack was deployed, when a key was changed.
+    - ``schedule``: how often; default every 15 minutes, a minute to three and a half days. Besides: when a host was bootstrapped, when this stack was deployed, when a key was changed.
     - ``alarm_topic``: where alarms go; default nowhere yet: ``monitor.alarms``.
     - ``topic``: where a run whose verdicts changed is told; default nowhere. Findings go to the account's event bus (source ``nitrokit``) in any case.
     - ``security_hub``: findings go to Security Hub too, which the account must use; default False.
@@ -47,7 +48,7 @@ class AttestationMonitor(Construct):
     - ``runtime``: default Python 3.13; ``architecture``: default x86_64.
 
     ``function`` may also be invoked at any time, with ``{}`` or ``{"instances": [ids]}``; its answer tells what it found. ``verifier``: for documents that others bring. ``metrics``: for each
-    enclave, 1 for a run in which all hosts passed, 0 for another. Raises ValueError for a schedule below a minute, no fleet, two of one name, or a key of another stack.
+    enclave, 1 for a run in which all hosts passed, 0 for another. Raises ValueError for a schedule out of range, no fleet, two of one name, or a key of another stack.
     """
 
     def __init__(
@@ -70,11 +71,14 @@ class AttestationMonitor(Construct):
     ) -> None:
         super().__init__(scope, id)
         every = schedule or Duration.minutes(15)
-        need_known(schedule=every)
-        if every.to_seconds() < 60:
-            raise ValueError(f"schedule {every.to_seconds()} s is too short; expected at least 60 s")
+        seconds("schedule", every, _SCHEDULE)
         if not bootstraps:
             raise ValueError("a monitor of nothing proves nothing; expected at least one EnclaveBootstrap")
+        need_each(EnclaveBootstrap, bootstraps=bootstraps)
+        need_each(EnclaveKey, keys=keys)
+        need_type(AttestationLedger, ledger=ledger)
+        need_type(sns.ITopic, alarm_topic=alarm_topic, topic=topic)
+        need_type(iam.IRole, restore_role=restore_role)
         for key in keys:
             _need_same_stack(self, key)
         self._warn_of(trust_anchor)

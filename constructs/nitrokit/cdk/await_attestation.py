@@ -7,7 +7,7 @@ from aws_cdk import aws_codepipeline_actions as actions
 from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
-from nitrokit.cdk.known import seconds
+from nitrokit.cdk.known import need, seconds
 from nitrokit.cdk.monitor_function import FunctionOptions, MonitorFunction
 
 _TIMEOUT = Duration.minutes(15)
@@ -38,6 +38,7 @@ class AwaitAttestation(Construct):
         architecture: lambda_.Architecture | None = None,
     ) -> None:
         super().__init__(scope, id)
+        need(lambda_.IFunction, check=check)
         longest = seconds("wait", wait or Duration.minutes(30), _WAIT)
         waiting = MonitorFunction(
             self,

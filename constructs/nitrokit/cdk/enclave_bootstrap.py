@@ -20,7 +20,7 @@ from constructs import Construct
 
 from nitrokit.cdk.enclave_host import EnclaveHost
 from nitrokit.cdk.enclave_image import EnclaveImage, grant_object
-from nitrokit.cdk.known import need_type, seconds
+from nitrokit.cdk.known import need, need_type, seconds
 from nitrokit.cdk.parent import EnclaveParent, EnclaveSlots
 from nitrokit.cdk.wildcards import BUCKET_WRITES, acknowledge_wildcards
 from nitrokit.host.bundle import build_agent
@@ -67,7 +67,9 @@ class EnclaveBootstrap(Construct):
         super().__init__(scope, id)
         wait = seconds("timeout", timeout or Duration.minutes(15), _WAIT)
         self._healthy_within = seconds("healthy_within", healthy_within or Duration.minutes(2), _HEALTHY)
-        need_type(EnclaveImage, image=image)
+        need(EnclaveImage, image=image)
+        need_type(logs.ILogGroup, log_group=log_group)
+        need_type(s3.IBucket, output_bucket=output_bucket, diagnostics_bucket=diagnostics_bucket)
         self.parent, self.image = parent, image
         self.slot = _slots(parent).claim(
             image.name, arch=image.arch, cpu_count=image.cpu_count, memory_mib=image.memory_mib, egress=image.egress, cid=cid

@@ -12,7 +12,7 @@ from nitrokit.cdk.attestation_monitor import NAMESPACE, SERVICE, AttestationMoni
 from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
 from nitrokit.cdk.enclave_fleet import EnclaveFleet
 from nitrokit.cdk.enclave_host import EnclaveHost
-from nitrokit.cdk.known import need_known
+from nitrokit.cdk.known import need_each, need_known, need_type
 from nitrokit.core.reference_values import ReferenceValues
 
 _WIDTH = 12
@@ -48,6 +48,11 @@ class EnclaveDashboard(Construct):
     ) -> None:
         super().__init__(scope, id)
         need_known(period=period)
+        need_type(Duration, period=period)
+        need_each(AttestationMonitor, monitors=monitors)
+        need_each(EnclaveBootstrap, bootstraps=bootstraps)
+        need_each((EnclaveHost, EnclaveFleet), parents=parents)
+        need_each(cloudwatch.IAlarm, alarms=alarms)
         self._period = period or Duration.minutes(5)
         self.dashboard = cloudwatch.Dashboard(self, "Dashboard", period_override=cloudwatch.PeriodOverride.AUTO)
         shown = [*alarms, *(alarm for monitor in monitors for alarm in monitor.alarms)]

@@ -17,11 +17,12 @@ from constructs import Construct
 from nitrokit.cdk import parent_parts
 from nitrokit.cdk.enclave_image import EnclaveImage
 from nitrokit.cdk.enclave_network import EnclaveNetwork
-from nitrokit.cdk.known import is_token, need_known, need_type
+from nitrokit.cdk.known import is_token, need, need_each, need_known, need_type, need_within
 from nitrokit.cdk.parent import EnclaveSlots
 
 FLEET_TAG = "nitrokit:fleet"
 HOOK = "attested"
+_PORTS = range(1, 65_536)
 _TERMINATION = [autoscaling.TerminationPolicy.OLDEST_LAUNCH_TEMPLATE, autoscaling.TerminationPolicy.DEFAULT]
 
 
@@ -73,7 +74,7 @@ class EnclaveFleet(Construct):
             self,
             "LaunchTemplate",
             instance_type=kinds[0],
-            machine_image=machine_image or parent_parts.machine_image(kinds[0]),
+            machine_image=parent_parts.machine_image(machine_image, kinds[0]),
             role=self.role,
             security_group=self.security_group,
             nitro_enclave_enabled=True,
@@ -156,12 +157,15 @@ class EnclaveFleet(Construct):
     def add_load_balancer(self, *, port: int, parent_port: int, peers: Sequence[ec2.IPeer] = ()) -> elbv2.NetworkLoadBalancer:
         """An internal Network Load Balancer: TCP ``port`` goes, encrypted or not, to ``parent_port`` of the parents, where something must lead it to the enclave's vsock port.
 
-        ``peers``: who may connect; default the VPC's addresses. It is the one way into a parent.
+        ``peers``: who may connect; default the VPC's addresses. It is the one way into a parent. Raises ValueError for a port out of range, and for an imported VPC that does not tell its
+        addresses.
         """
+        need_within(_PORTS, port=port, parent_port=parent_port)
+        need_each(ec2.IPeer, peers=peers)
         front = ec2.SecurityGroup(
             self, "BalancerGroup", vpc=self.network.vpc, description="In front of the parents", allow_all_outbound=False
         )
-        for peer in peers or [ec2.Peer.ipv4(self.network.vpc.vpc_cidr_block)]:
+        for peer in peers or [ec2.Peer.ipv4(self.network.addresses)]:
             front.add_ingress_rule(peer, ec2.Port.tcp(port), "clients of the enclaves")
         reason = "the VPC's own addresses, where nobody else is named; the rule does not read a reference"
         Validations.of(front).acknowledge(Acknowledgment(id="AwsSolutions-EC23", reason=reason))
@@ -212,6 +216,8 @@ class ImportedFleet(Construct):
 
     def __init__(self, scope: Construct, id: str, *, tag_value: str, role: iam.IRole) -> None:
         super().__init__(scope, id)
+        need(str, tag_value=tag_value)
+        need(iam.IRole, role=role)
         self.tag_value = tag_value
         self.role = role
         self.enclaves = EnclaveSlots()

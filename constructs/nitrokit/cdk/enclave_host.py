@@ -15,7 +15,7 @@ from constructs import Construct
 from nitrokit.cdk import parent_parts
 from nitrokit.cdk.enclave_image import EnclaveImage
 from nitrokit.cdk.enclave_network import EnclaveNetwork
-from nitrokit.cdk.known import need_type
+from nitrokit.cdk.known import need, need_type
 from nitrokit.cdk.parent import EnclaveSlots
 
 
@@ -60,7 +60,7 @@ class EnclaveHost(Construct):
             vpc=self.network.vpc,
             vpc_subnets=self.network.subnets,
             instance_type=self.instance_type,
-            machine_image=machine_image or parent_parts.machine_image(self.instance_type),
+            machine_image=parent_parts.machine_image(machine_image, self.instance_type),
             role=self.role,
             security_group=parent_parts.make_group(self, self.network),
             enclave_enabled=True,
@@ -114,6 +114,8 @@ class ImportedHost(Construct):
 
     def __init__(self, scope: Construct, id: str, *, instance_id: str, role: iam.IRole) -> None:
         super().__init__(scope, id)
+        need(str, instance_id=instance_id)
+        need(iam.IRole, role=role)
         self.instance_id = instance_id
         self.role = role
         self.enclaves = EnclaveSlots()

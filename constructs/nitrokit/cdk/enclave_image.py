@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_s3_assets as s3_assets
 from constructs import Construct
 
-from nitrokit.cdk.known import need_known, need_type
+from nitrokit.cdk.known import is_token, need, need_each, need_known, need_type
 from nitrokit.core import boot
 from nitrokit.core.eif import read_eif
 from nitrokit.core.hugepages import enclave_memory
@@ -47,7 +48,15 @@ class EifObject:
     sha256: str
     version: str | None = None
 
+    def __post_init__(self) -> None:
+        """Raises TypeError for a bucket's name in place of a bucket, ValueError for another digest."""
+        need(s3.IBucket, bucket=self.bucket)
+        need(str, key=self.key, sha256=self.sha256)
+        if not is_token(self.sha256) and not _SHA256.fullmatch(self.sha256):
+            raise ValueError(f"sha256 is {self.sha256!r:.80}; expected 64 lower-case hex digits, as sha256sum prints them")
 
+
+_SHA256 = re.compile("[0-9a-f]{64}")
 Source = EifObject | ecr_assets.DockerImageAsset
 
 
@@ -80,6 +89,8 @@ class EnclaveImage(Construct):
         super().__init__(scope, id)
         need_known(name=name, arch=arch, cpu_count=cpu_count, memory_mib=memory_mib)
         _check(name, measurements, arch, cpu_count)
+        need_each(Egress, egress=egress)
+        need_type((EifObject, ecr_assets.DockerImageAsset), eif=source)
         self.controlled = controlled
         self.name = name
         self.reference_values = _lock_of(measurements)
@@ -141,7 +152,7 @@ class EnclaveImage(Construct):
     ) -> EnclaveImage:
         """An EIF built elsewhere: it is measured here, and must be what ``measurements`` says is current. ``memory_mib`` None: four times the EIF. Raises EifError, BootError, ImageDriftError."""
         path = Path(eif)
-        need_type((Measurements, ReferenceValues), measurements=measurements)
+        need((Measurements, ReferenceValues), measurements=measurements)
         if not path.is_file():
             raise UsageError(
                 "no-eif", "there is no such EIF", got=str(path), expected="a file", do="build it: `nitrokit build IMAGE -o FILE`"
@@ -287,7 +298,8 @@ def _lock_of(measurements: Measurements | ReferenceValues) -> ReferenceValues:
 def _check(name: str, measurements: object, arch: str, cpu_count: int) -> None:
     """As enclave.toml is checked."""
     check_name(name)
-    need_type((Measurements, ReferenceValues), measurements=measurements)
+    need((Measurements, ReferenceValues), measurements=measurements)
+    need(int, cpu_count=cpu_count)
     if arch not in ARCHITECTURES:
         raise UsageError("arch", f"{name} is for no architecture of enclaves", got=arch, expected=" or ".join(ARCHITECTURES))
     if cpu_count < 1:

@@ -14,10 +14,14 @@ from constructs import Construct, IValidation
 
 from nitrokit.cdk.attested_key import AttestedKey, ImportedKey
 from nitrokit.cdk.enclave_key_grants import EnclaveKeyGrants, KeyPolicy, MeasuredImage
-from nitrokit.cdk.known import is_token, need_known, need_type
+from nitrokit.cdk.known import is_token, need, need_known, need_type
 from nitrokit.core.intrinsics import Environment, concrete, longest
 from nitrokit.core.key_policy import Finding, PolicyError, Severity, analyze_key_policy, check_size
 
+_NO_ARN = re.compile(r"(?![0-9]{12}$)[\w\s+=,.@/-]*")
+"""A name. What stands for more than one principal, the policy refuses."""
+_LONGEST_DESCRIPTION = 8192
+"""Characters (KMS API Reference "CreateKey", Description)."""
 _KEY_ARN = re.compile(r"arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/[0-9a-f-]+")
 
 
@@ -55,6 +59,9 @@ class EnclaveKey(AttestedKey):
         need_type((list, tuple), images=images, data_owners=data_owners)
         if is_token(data_owners):
             need_known(data_owners=data_owners)
+        need(bool, attest_host_role=attest_host_role, sealed=sealed, multi_region=multi_region)
+        need_type(str, administrator_arn=administrator_arn, description=description)
+        _check_texts(administrator_arn, description)
         _check(images, host_role, sealed, administrator_arn, multi_region)
         self._policy = KeyPolicy(Aws.ACCOUNT_ID, Aws.PARTITION, administrator_arn, sealed)
         names = ", ".join(image.name for image in images or ())
@@ -73,7 +80,7 @@ class EnclaveKey(AttestedKey):
             reason = f"sealed=False: {administrator_arn} alone may change the policy, knowingly"
             meant = [Acknowledgment(id=f"nitrokit/{id}", reason=reason) for id in ("policy-change", "alias-move")]
             Validations.of(self._key).acknowledge(*meant)
-        if images and host_role:
+        if images and host_role is not None:
             self.grants.decrypt(host_role, *images, attest_role=attest_host_role)
         for owner in data_owners:
             self.grants.encrypt(iam.ArnPrincipal(owner))
@@ -82,6 +89,7 @@ class EnclaveKey(AttestedKey):
     @classmethod
     def from_key_arn(cls, scope: Construct, id: str, key_arn: str) -> ImportedEnclaveKey:
         """A key that another stack owns, by its ARN. Raises PolicyError for another ARN, an alias's (it is no name in a policy, and may be moved) or a multi-Region key's."""
+        need(str, key_arn=key_arn)
         if not Token.is_unresolved(key_arn):
             _check_arn(key_arn)
         return ImportedEnclaveKey(scope, id, key_arn=key_arn, key_id=Fn.select(1, Fn.split("/", key_arn)))
@@ -198,6 +206,13 @@ def _check(
             expected="the ARN of the one role that may change the policy",
             do="name it (EnclaveKey.deployment_role_arn(self) for `cdk deploy`), or seal the key",
         )
+
+
+def _check_texts(administrator_arn: str | None, description: str | None) -> None:
+    if administrator_arn is not None and _NO_ARN.fullmatch(administrator_arn):
+        raise ValueError(f"administrator_arn is {administrator_arn!r:.160}; expected the ARN of one role")
+    if description is not None and not is_token(description) and len(description) > _LONGEST_DESCRIPTION:
+        raise ValueError(f"description has {len(description)} characters; expected at most {_LONGEST_DESCRIPTION}")
 
 
 def _check_arn(key_arn: str) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from ipaddress import IPv4Network
 
 from aws_cdk import Acknowledgment, Aws, Validations
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 
-from nitrokit.cdk.known import need_known
+from nitrokit.cdk.known import need, need_each, need_known, need_type, need_within
 from nitrokit.core.key_policy.statements import ATTESTED_ACTIONS
 
 _BASIC = ("ssm", "ssmmessages", "ec2messages", "kms", "logs")
@@ -21,6 +23,9 @@ _PUBLIC_BUCKETS = ("al2023-repos-{region}-de612dc2", "amazonlinux-2-repos-{regio
 """Amazon Linux's packages (AL2023 User Guide, "Managing repositories") and the SSM Agent's updates (Systems Manager User Guide, "SSM Agent communications with AWS managed S3 buckets")."""
 _SIGNALS = "cloudformation-waitcondition-{region}"
 """Where a host tells CloudFormation how its enclave came up (CloudFormation User Guide "Setting up VPC endpoints for CloudFormation")."""
+_SERVICE = re.compile(r"(?!com\.amazonaws)[a-z0-9-]+(?:\.[a-z0-9-]+)*")
+_AZS, _PREFIXES = range(1, 100), range(16, 25)
+"""A VPC is no larger than a /16 (Amazon VPC User Guide "VPC CIDR blocks"), a zone's subnet a /24."""
 _LAYER_BUCKET = "prod-{region}-starport-layer-bucket"
 
 
@@ -46,6 +51,9 @@ class EnclaveNetwork(Construct):
     ) -> None:
         super().__init__(scope, id)
         need_known(max_azs=max_azs, cidr=cidr, services=services)
+        need_within(_AZS, max_azs=max_azs)
+        need_each(str, services=services)
+        _check_cidr(cidr)
         self._interfaces: dict[str, ec2.InterfaceVpcEndpoint] = {}
         self._s3: ec2.GatewayVpcEndpoint | None = None
         vpc = self._make_vpc(max_azs, cidr)
@@ -75,6 +83,16 @@ class EnclaveNetwork(Construct):
         Validations.of(vpc).acknowledge(Acknowledgment(id="AwsSolutions-VPC7", reason=reason))
         return vpc
 
+    @property
+    def addresses(self) -> str:
+        """The VPC's, as a CIDR block. Raises ValueError for an imported VPC that does not tell them."""
+        try:
+            return self.vpc.vpc_cidr_block
+        except RuntimeError:
+            raise ValueError(
+                f"the VPC of {self.node.path} does not tell its addresses; expected peers=[…], or Vpc.from_vpc_attributes(vpc_cidr_block=…)"
+            ) from None
+
     @staticmethod
     def from_vpc(
         scope: Construct,
@@ -92,9 +110,13 @@ class EnclaveNetwork(Construct):
         return _ImportedNetwork(scope, id, vpc, subnets, endpoint_security_group)
 
     def add_endpoint(self, service: str) -> None:
-        """The interface endpoint of a service ("ssm", "ecr.api", …), unless it is there. In a VPC of somebody else's: nothing."""
+        """The interface endpoint of a service ("ssm", "ecr.api", …), unless it is there. In a VPC of somebody else's: nothing. Raises ValueError for what is no service's name."""
         if service in self._interfaces or self.endpoints is None:
             return
+        if not _SERVICE.fullmatch(service):
+            raise ValueError(
+                f"there is no service {service!r:.80}; expected its name without the Region and what stands before it, e.g. 'ecr.api'"
+            )
         name = "".join(part.capitalize() for part in service.replace(".", "-").split("-"))
         added = self.vpc.add_interface_endpoint(
             name, service=ec2.InterfaceVpcEndpointAwsService(service), security_groups=[self.endpoints], open=False
@@ -128,6 +150,9 @@ class _ImportedNetwork(EnclaveNetwork):
         endpoint_security_group: ec2.ISecurityGroup | None,
     ) -> None:
         Construct.__init__(self, scope, id)
+        need(ec2.IVpc, vpc=vpc)
+        need_type((ec2.SubnetSelection, dict), subnets=subnets)
+        need_type(ec2.ISecurityGroup, endpoint_security_group=endpoint_security_group)
         self._interfaces = {}
         self._s3 = None
         self.vpc = vpc
@@ -136,6 +161,20 @@ class _ImportedNetwork(EnclaveNetwork):
 
     def add_endpoint(self, service: str) -> None:
         """Nothing: the VPC's owner decides."""
+
+
+def _check_cidr(cidr: str | None) -> None:
+    if cidr is None:
+        return
+    need(str, cidr=cidr)
+    try:
+        found = IPv4Network(cidr)
+    except ValueError as error:
+        raise ValueError(f"cidr {cidr!r:.80} is no network: {error}; expected one like 10.0.0.0/16") from None
+    if found.prefixlen not in _PREFIXES:
+        raise ValueError(
+            f"cidr {cidr} is out of range; expected a /{_PREFIXES.start} to a /{_PREFIXES.stop - 1}: each zone takes a /24 of it"
+        )
 
 
 def _of_this_account(actions: list[str]) -> iam.PolicyStatement:

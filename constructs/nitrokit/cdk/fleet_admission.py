@@ -13,7 +13,7 @@ from constructs import Construct
 from nitrokit.cdk.attestation_verifier import trust_environment
 from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
 from nitrokit.cdk.enclave_fleet import FLEET_TAG, EnclaveFleet
-from nitrokit.cdk.known import seconds
+from nitrokit.cdk.known import need, need_each, seconds
 from nitrokit.cdk.monitor_function import FunctionOptions, MonitorFunction
 from nitrokit.cdk.monitor_settings import MonitorSettings
 from nitrokit.core.attestation import AWS_NITRO_ROOT_G1, TrustAnchor
@@ -52,6 +52,8 @@ class FleetAdmission(Construct):
         super().__init__(scope, id)
         wait = timeout or Duration.minutes(20)
         seconds("timeout", wait, _TIMEOUT)
+        need(EnclaveFleet, fleet=fleet)
+        need_each(EnclaveBootstrap, bootstraps=bootstraps)
         if not bootstraps or any(one.parent is not fleet for one in bootstraps):
             raise ValueError(f"{self.node.path} has no bootstrap, or one of another parent; expected those of {fleet.node.path}")
         if Stack.of(fleet) is not Stack.of(self):

@@ -1,8 +1,9 @@
-"""What synthesis computes with cannot be left to the deployment. Other props take tokens."""
+"""Props are checked where they are given: what they are, and that synthesis knows what it computes with. Other props take tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from aws_cdk import Duration, Token
 
@@ -15,22 +16,57 @@ def need_known(**values: object) -> None:
             raise ValueError(f"{name} is a token, known at deployment alone; expected a plain value: the synthesis computes with it")
 
 
-def need_type(kind: type | tuple[type, ...], **values: object) -> None:
-    """Each value by the prop's name, None passes. Raises TypeError for another type: by a wrong one Python would fail far from here."""
+def need(kind: Any, **values: object) -> None:
+    """Each value by the prop's name. ``kind``: a class, a tuple of them, or an interface of the CDK (``kms.IKey``). Raises TypeError for another type: by a wrong one Python or jsii would fail
+    far from here.
+    """
+    kinds = kind if isinstance(kind, tuple) else (kind,)
     for name, value in values.items():
-        if value is not None and not isinstance(value, kind):
-            wanted = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
+        if not any(_is_a(value, one) for one in kinds):
+            wanted = " or ".join(one.__name__ for one in kinds)
             raise TypeError(f"{name} is {value!r:.80}, of type {type(value).__name__}; expected {wanted}")
+
+
+def need_type(kind: Any, **values: object) -> None:
+    """The same, and None passes."""
+    need(kind, **{name: value for name, value in values.items() if value is not None})
+
+
+def need_each(kind: Any, **values: object) -> None:
+    """Each value is a list or tuple of ``kind``. Raises TypeError."""
+    for name, value in values.items():
+        need((list, tuple), **{name: value})
+        for one in value if isinstance(value, list | tuple) else ():
+            need(kind, **{name: one})
+
+
+def need_within(allowed: range, **values: object) -> None:
+    """Each value is a whole number that is ``allowed``; tokens pass. Raises TypeError or ValueError."""
+    for name, value in values.items():
+        if is_token(value):
+            continue
+        need(int, **{name: value})
+        if value not in allowed:
+            raise ValueError(f"{name} {value} is out of range; expected {allowed.start} to {allowed.stop - 1}")
+
+
+def _is_a(value: object, kind: Any) -> bool:
+    """Interfaces of the CDK are protocols that ``isinstance`` does not take: what has their methods is one. Not their properties, where there are methods: jsii would fetch those."""
+    if not getattr(kind, "_is_protocol", False):
+        return isinstance(value, kind)
+    members = {name: callable(one) for name, one in vars(kind).items() if not name.startswith("_")}
+    methods = [name for name, is_method in members.items() if is_method]
+    return all(hasattr(type(value), name) or hasattr(value, name) for name in methods or members)
 
 
 def seconds(name: str, duration: Duration, allowed: range) -> int:
     """A duration in seconds. Raises ValueError for one that is a token or not ``allowed``."""
-    need_type(Duration, **{name: duration})
+    need(Duration, **{name: duration})
     need_known(**{name: duration})
-    found = int(duration.to_seconds())
-    if found not in allowed:
-        raise ValueError(f"{name} {found} s is out of range; expected {allowed.start} to {allowed.stop - 1} s")
-    return found
+    found = duration.to_seconds(integral=False)
+    if int(found) != found or int(found) not in allowed:
+        raise ValueError(f"{name} {found:.10g} s is out of range; expected {allowed.start} to {allowed.stop - 1} s, in whole {'minutes' if allowed.step == 60 else 'seconds'}")
+    return int(found)
 
 
 def is_token(value: object) -> bool:

@@ -16,9 +16,14 @@ from aws_cdk import aws_ssm as ssm
 from constructs import Construct
 
 from nitrokit.cdk.bundling import bundle
+from nitrokit.cdk.known import need, need_within
 from nitrokit.cdk.wildcards import acknowledge_wildcards
 
+LONGEST_SCHEDULE = 302_400
+"""Seconds: two periods are what an alarm looks back here, at most seven days (CloudWatch API Reference "PutMetricAlarm", EvaluationPeriods)."""
 _LETTERS_KEPT = Duration.days(14)
+_CONCURRENCY = range(1, 100_001)
+"""With none reserved a function never runs (AWS Lambda Developer Guide "Reserved concurrency")."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,8 @@ class MonitorFunction(Construct):
         memory_size: int = 512,
     ) -> None:
         super().__init__(scope, id)
+        need(FunctionOptions, options=options)
+        need_within(_CONCURRENCY, concurrency=concurrency)
         self.dead_letters = self._make_queue()
         runtime, architecture = options.runtime or lambda_.Runtime.PYTHON_3_13, options.architecture or lambda_.Architecture.X86_64
         log_group = logs.LogGroup(self, "Logs", retention=options.log_retention)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jsii
-from aws_cdk import Annotations, IStableStringProducer, Lazy, Size, Stack, Token
+from aws_cdk import Annotations, IStableStringProducer, Lazy, Size, SizeRoundingBehavior, Stack, Token
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_ecr_assets as ecr_assets
 from aws_cdk import aws_iam as iam
@@ -16,14 +16,15 @@ from constructs import Construct, IValidation
 from nitrokit.cdk.enclave_image import EnclaveImage
 from nitrokit.cdk.enclave_network import DOCKER_SERVICES, EnclaveNetwork
 from nitrokit.cdk.instance_types import catalogue
-from nitrokit.cdk.known import need_type
+from nitrokit.cdk.known import need_each, need_type, need_within
 from nitrokit.cdk.parent import EnclaveSlots
 from nitrokit.cdk.wildcards import acknowledge_wildcards
 from nitrokit.core.sizing import Allocation, EnclaveNeeds, InstanceType, SizingError, allocate, choose
 
 UNKNOWN_TYPE = "@nitrokit/cdk:unknownInstanceType"
 DEFAULT_TYPE = "m6i.xlarge"
-_VOLUME = Size.gibibytes(20)
+_VOLUME, _VOLUME_GIB = Size.gibibytes(20), range(1, 65_537)
+"""gp3 (Amazon EBS User Guide "General Purpose SSD volumes")."""
 
 # What the SSM Agent needs to run documents and associations; not AmazonSSMManagedInstanceCore, which also reads every parameter of the account.
 _SSM_AGENT = (
@@ -42,11 +43,8 @@ class Sizing:
     """
 
     def __init__(self, scope: Construct, slots: EnclaveSlots, wanted: Sequence[ec2.InstanceType], images: Sequence[EnclaveImage]) -> None:
-        need_type((list, tuple), images=images, instance_types=wanted)
-        for image in images:
-            need_type(EnclaveImage, images=image)
-        for kind in wanted:
-            need_type(ec2.InstanceType, instance_type=kind)
+        need_each(EnclaveImage, images=images)
+        need_each(ec2.InstanceType, instance_type=wanted)
         needs = [EnclaveNeeds(one.name, one.arch, one.cpu_count, one.memory_mib) for one in images]
         if not wanted and needs:
             wanted = [ec2.InstanceType(choose(needs, catalogue()).instance_type.name)]
@@ -125,13 +123,17 @@ def _check_default(chosen: Allocation) -> None:
         )
 
 
-def machine_image(kind: ec2.InstanceType) -> ec2.IMachineImage:
-    """The newest Amazon Linux 2023 at each deployment, of the type's architecture; x86_64 for a token."""
+def machine_image(given: ec2.IMachineImage | None, kind: ec2.InstanceType) -> ec2.IMachineImage:
+    """Default the newest Amazon Linux 2023 at each deployment, of the type's architecture; x86_64 for a token."""
+    if given is not None:
+        need_type(ec2.IMachineImage, machine_image=given)
+        return given
     arm = not Token.is_unresolved(kind.to_string()) and kind.architecture == ec2.InstanceArchitecture.ARM_64
     return ec2.MachineImage.latest_amazon_linux2023(cpu_type=ec2.AmazonLinuxCpuType.ARM_64 if arm else ec2.AmazonLinuxCpuType.X86_64)
 
 
 def make_role(scope: Construct, name: str | None) -> iam.Role:
+    need_type(str, role_name=name)
     role = iam.Role(
         scope, "Role", role_name=name, assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"), description="Parent instance of enclaves"
     )
@@ -157,8 +159,12 @@ def prepare_network(network: EnclaveNetwork, images: Sequence[EnclaveImage]) -> 
 
 
 def root_volume(size: Size | None, key: kms.IKey | None) -> ec2.BlockDevice:
+    need_type(Size, volume_size=size)
+    need_type(kms.IKey, volume_key=key)
+    gibibytes = (size or _VOLUME).to_gibibytes(rounding=SizeRoundingBehavior.NONE)
+    need_within(_VOLUME_GIB, volume_size=gibibytes)
     volume = ec2.BlockDeviceVolume.ebs(
-        (size or _VOLUME).to_gibibytes(), encrypted=True, kms_key=key, volume_type=ec2.EbsDeviceVolumeType.GP3
+        gibibytes, encrypted=True, kms_key=key, volume_type=ec2.EbsDeviceVolumeType.GP3
     )
     return ec2.BlockDevice(device_name="/dev/xvda", volume=volume)
 

@@ -91,7 +91,7 @@ def test_the_export_is_locked(tmp_path, compliance, mode):
 
 def test_what_is_too_short_is_refused(tmp_path):
     for options in ({"schedule": cdk.Duration.minutes(4)}, {"retention": cdk.Duration.hours(23)}):
-        with pytest.raises(ValueError, match="too short"):
+        with pytest.raises(ValueError, match=r"out of range|too short"):
             _synthesise(tmp_path, **options)
 
 

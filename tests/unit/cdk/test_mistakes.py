@@ -7,19 +7,28 @@ import aws_cdk as cdk
 import pytest
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 
+from nitrokit.cdk.alarm_topic import AlarmTopic
+from nitrokit.cdk.attestation_ledger import AttestationLedger
+from nitrokit.cdk.attestation_monitor import AttestationMonitor
+from nitrokit.cdk.attestation_verifier import AttestationVerifier
+from nitrokit.cdk.await_attestation import AwaitAttestation
 from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
+from nitrokit.cdk.enclave_dashboard import EnclaveDashboard
 from nitrokit.cdk.enclave_fleet import EnclaveFleet
 from nitrokit.cdk.enclave_host import EnclaveHost
 from nitrokit.cdk.enclave_image import EifObject, EnclaveImage
 from nitrokit.cdk.enclave_key import EnclaveKey
+from nitrokit.cdk.enclave_network import EnclaveNetwork
 from nitrokit.core.sizing import SizingError
 from nitrokit.errors import NitrokitError
 
 from .conftest import measured
 
 OWNER = "arn:aws:iam::123456789012:role/owner"
+KEY = "arn:aws:kms:eu-west-1:123456789012:key/12345678-1234-1234-1234-123456789012"
 
 
 def _wrong(value: object) -> Any:
@@ -44,6 +53,12 @@ def _run(stack, **changes):
     return EnclaveBootstrap(stack, "Run", **{"parent": EnclaveHost(stack, "Host"), "image": _image(stack), **changes})
 
 
+def _balancer_in_foreign_vpc(stack):
+    vpc = ec2.Vpc.from_vpc_attributes(stack, "V", vpc_id="vpc-1", availability_zones=["eu-west-1a"], isolated_subnet_ids=["subnet-1"])
+    network = EnclaveNetwork.from_vpc(stack, "F-net", vpc=vpc)
+    EnclaveFleet(stack, "F", network=network).add_load_balancer(port=443, parent_port=9443)
+
+
 MISTAKES = {
     "a lock's path for a lock": (lambda stack: _image(stack, measurements="measurements.json"), TypeError, "measurements is 'measurements.json'"),
     "a lock's text for a lock": (lambda stack: _image(stack, measurements={"PCR0": "00"}), TypeError, "expected Measurements or ReferenceValues"),
@@ -63,6 +78,50 @@ MISTAKES = {
     "seconds for a duration": (lambda stack: _run(stack, timeout=900), TypeError, "timeout is 900, of type int; expected Duration"),
     "a cid as text": (lambda stack: _run(stack, cid="20"), TypeError, "cid is '20', of type str; expected int"),
     "half a cid": (lambda stack: _run(stack, cid=20.5), TypeError, "cid is 20.5, of type float; expected int"),
+    "no lock": (lambda stack: _image(stack, measurements=None), TypeError, "measurements is None"),
+    "half a vCPU": (lambda stack: _image(stack, cpu_count=2.5), TypeError, "cpu_count is 2.5, of type float; expected int"),
+    "an EIF's address for an EifObject": (lambda stack: _image(stack, eif="s3://images-1/key"), TypeError, "expected EifObject or DockerImageAsset"),
+    "a bucket's name for a bucket": (lambda _: EifObject(_wrong("images-1"), "key", "ab" * 32), TypeError, "bucket is 'images-1', of type str; expected IBucket"),
+    "a digest with its name": (lambda stack: EifObject(s3.Bucket(stack, "B"), "key", f"sha256:{'ab' * 32}"), ValueError, "expected 64 lower-case hex digits"),
+    "a destination as text": (lambda stack: _image(stack, egress=["kms.eu-west-1.amazonaws.com"]), TypeError, "egress is .*; expected Egress"),
+    "an AMI's id for a machine image": (lambda stack: EnclaveHost(stack, "H", machine_image=_wrong("ami-0123456789abcdef0")), TypeError, "machine_image is .*; expected IMachineImage"),
+    "an AMI's id for a fleet's": (lambda stack: EnclaveFleet(stack, "F", machine_image=_wrong("ami-0123456789abcdef0")), TypeError, "expected IMachineImage"),
+    "a key's alias for a volume's key": (lambda stack: EnclaveHost(stack, "H", volume_key=_wrong("alias/ebs")), TypeError, "volume_key is 'alias/ebs', of type str; expected IKey"),
+    "a number for a size": (lambda stack: EnclaveHost(stack, "H", volume_size=_wrong(20)), TypeError, "volume_size is 20, of type int; expected Size"),
+    "a volume of nothing": (lambda stack: EnclaveHost(stack, "H", volume_size=cdk.Size.gibibytes(0)), ValueError, "volume_size 0 is out of range; expected 1 to 65536"),
+    "a volume of one and a half": (lambda stack: EnclaveHost(stack, "H", volume_size=cdk.Size.mebibytes(1536)), TypeError, "volume_size is 1.5"),
+    "a role's name that is none": (lambda stack: EnclaveHost(stack, "H", role_name=_wrong(7)), TypeError, "role_name is 7, of type int; expected str"),
+    "port 0": (lambda stack: EnclaveFleet(stack, "F").add_load_balancer(port=0, parent_port=9443), ValueError, "port 0 is out of range; expected 1 to 65535"),
+    "a port as text": (lambda stack: EnclaveFleet(stack, "F").add_load_balancer(port=443, parent_port=_wrong("9443")), TypeError, "parent_port is '9443'"),
+    "a CIDR for a peer": (lambda stack: EnclaveFleet(stack, "F").add_load_balancer(port=443, parent_port=9443, peers=[_wrong("10.0.0.0/8")]), TypeError, "expected IPeer"),
+    "an imported VPC that does not tell its addresses": (_balancer_in_foreign_vpc, ValueError, "F-net does not tell its addresses; expected peers="),
+    "no zone": (lambda stack: EnclaveNetwork(stack, "N", max_azs=0), ValueError, "max_azs 0 is out of range"),
+    "a CIDR with host bits": (lambda stack: EnclaveNetwork(stack, "N", cidr="10.0.0.1/16"), ValueError, "10.0.0.1/16 has host bits set; expected one like"),
+    "a CIDR larger than a VPC": (lambda stack: EnclaveNetwork(stack, "N", cidr="10.0.0.0/8"), ValueError, "expected a /16 to a /24"),
+    "an endpoint's whole name": (lambda stack: EnclaveNetwork(stack, "N", services=["com.amazonaws.eu-west-1.sns"]), ValueError, "expected its name without the Region"),
+    "a VPC's id for a VPC": (lambda stack: EnclaveNetwork.from_vpc(stack, "N", vpc=_wrong("vpc-1")), TypeError, "vpc is 'vpc-1', of type str; expected IVpc"),
+    "a list for subnets": (lambda stack: EnclaveNetwork.from_vpc(stack, "N", vpc=ec2.Vpc(stack, "V"), subnets=_wrong(["subnet-1"])), TypeError, "expected SubnetSelection"),
+    "a log group's name for a log group": (lambda stack: _run(stack, log_group="/nitrokit"), TypeError, "log_group is '/nitrokit', of type str; expected ILogGroup"),
+    "a bucket's name for an output": (lambda stack: _run(stack, output_bucket="output"), TypeError, "output_bucket is 'output', of type str; expected IBucket"),
+    "half a second": (lambda stack: _run(stack, timeout=cdk.Duration.millis(90500)), ValueError, "timeout 90.5 s is out of range; expected 15 to 172800 s, in whole seconds"),
+    "one bootstrap for a list": (lambda stack: AttestationMonitor(stack, "M", bootstraps=_wrong(_run(stack))), TypeError, "bootstraps is .*; expected list or tuple"),
+    "one key for a list": (lambda stack: AttestationMonitor(stack, "M", bootstraps=[_run(stack)], keys=_wrong("key")), TypeError, "keys is 'key'"),
+    "an imported key to watch": (lambda stack: AttestationMonitor(stack, "M", bootstraps=[_run(stack)], keys=[_wrong(EnclaveKey.from_key_arn(stack, "K", KEY))]), TypeError, "expected EnclaveKey"),
+    "a topic's ARN for a topic": (lambda stack: AttestationMonitor(stack, "M", bootstraps=[_run(stack)], topic=_wrong("arn")), TypeError, "topic is 'arn', of type str; expected ITopic"),
+    "a function's name for a function": (lambda stack: AwaitAttestation(stack, "A", check=_wrong("check")), TypeError, "check is 'check', of type str; expected IFunction"),
+    "a function that never runs": (lambda stack: AttestationVerifier(stack, "V", concurrency=0), ValueError, "concurrency 0 is out of range; expected 1 to"),
+    "a runtime for options": (lambda stack: AttestationVerifier(stack, "V", options=_wrong("python3.13")), TypeError, "expected FunctionOptions"),
+    "days for a retention": (lambda stack: AttestationLedger(stack, "L", retention=_wrong(365)), TypeError, "retention is 365, of type int; expected Duration"),
+    "one parent for a list": (lambda stack: EnclaveDashboard(stack, "D", parents=_wrong(EnclaveHost(stack, "H"))), TypeError, "parents is .*; expected list or tuple"),
+    "no address for alarms": (lambda stack: AlarmTopic(stack, "T", email="ops"), ValueError, "email is 'ops'; expected an address like"),
+    "an administrator's name": (lambda stack: _key(stack, sealed=False, administrator_arn="alice"), ValueError, "administrator_arn is 'alice'; expected the ARN of one role"),
+    "a word for a switch": (lambda stack: _key(stack, sealed="no"), TypeError, "sealed is 'no', of type str; expected bool"),
+    "a description that is too long": (lambda stack: _key(stack, description="x" * 8193), ValueError, "description has 8193 characters; expected at most 8192"),
+    "a check every 90 seconds": (lambda stack: AttestationMonitor(stack, "M", bootstraps=[_run(stack)], schedule=cdk.Duration.seconds(90)), ValueError, "expected 60 to 302400 s, in whole minutes"),
+    "a ledger signed every month": (lambda stack: AttestationLedger(stack, "L", schedule=cdk.Duration.days(30)), ValueError, "schedule 2592000 s is out of range; expected 300 to 302400 s"),
+    "a role's ARN for an imported host's": (lambda stack: EnclaveHost.from_instance_attributes(stack, "T", instance_id="i-1", role=_wrong(OWNER)), TypeError, "expected IRole"),
+    "a role's ARN for an imported fleet's": (lambda stack: EnclaveFleet.from_tag(stack, "T", tag_value="x", role=_wrong(OWNER)), TypeError, "expected IRole"),
+    "a key for its ARN": (lambda stack: EnclaveKey.from_key_arn(stack, "K", _wrong(kms.Key(stack, "Own"))), TypeError, "key_arn is .*, of type Key; expected str"),
     "a role's ARN for a role": (lambda stack: _key(stack, host_role=OWNER), TypeError, "expected an IAM role"),
     "a host for its role": (lambda stack: _key(stack, host_role=EnclaveHost(stack, "H")), TypeError, "EnclaveHost is no principal; expected an IAM role, e.g. host.role"),
     "one image for a key's": (lambda stack: _key(stack, images=_image(stack)), TypeError, "expected list or tuple"),

@@ -207,7 +207,7 @@ def test_a_foreign_trust_anchor_is_passed_on_with_a_warning(eif, locked, tmp_pat
 
 
 def test_what_cannot_be_meant_is_refused(stack):
-    with pytest.raises(ValueError, match="at least 60 s"):
+    with pytest.raises(ValueError, match="expected 60 to 302400 s"):
         AttestationMonitor(stack, "Fast", bootstraps=[stack.bootstrap], schedule=cdk.Duration.seconds(30))
     with pytest.raises(ValueError, match="at least one"):
         AttestationMonitor(stack, "None", bootstraps=[])
