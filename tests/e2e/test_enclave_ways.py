@@ -57,6 +57,13 @@ if not hasattr(builtins, "seen"):
     builtins.seen = []
     threading.Thread(target=serve, args=(socket.create_server(("127.0.0.1", 8080), backlog=512),), daemon=True).start()
 """
+# Whether the app has seen the end of each connection, waited for.
+ENDED = """
+import builtins, time
+deadline = time.monotonic() + 45
+while not (result := all(how for _, how in builtins.seen)) and time.monotonic() < deadline:
+    time.sleep(0.05)
+"""
 
 
 def test_ingress_that_is_cut_ends_on_both_sides_and_the_next_works(guest):
@@ -66,22 +73,30 @@ def test_ingress_that_is_cut_ends_on_both_sides_and_the_next_works(guest):
             connection.sendall(bytes(300_000))
             connection.recv(1000)  # and then it is gone, with bytes under way both ways
     guest.health(connections=0)
-    assert all(how for _, how in guest.run("import builtins\nresult = builtins.seen"))
+    assert guest.run(ENDED) is True
     payload = secrets.token_bytes(2_000_000)
     with guest.connect(8080) as connection:
         threading.Thread(target=lambda: (connection.sendall(payload), connection.shutdown(socket.SHUT_WR)), daemon=True).start()
         assert b"".join(iter(lambda: connection.recv(1 << 16), b"")) == payload
 
 
+def test_a_client_that_takes_nothing_and_goes_away_gives_its_place_back(guest):
+    guest.run(ECHO)
+    with guest.connect(8080, timeout=2) as connection, pytest.raises(TimeoutError):
+        while True:
+            connection.sendall(bytes(1 << 20))  # until nobody takes any more: the app waits for this client, both kernels are full
+    guest.health(connections=0)
+    assert guest.run(ENDED) is True
+
+
 def test_hundreds_of_ingress_connections_at_once(guest):
     guest.run(ECHO)
-    connections = [guest.connect(8080) for _ in range(200)]
-    assert guest.health()["connections"] >= 200
-    for number, one in enumerate(connections):
-        one.sendall(b"%06d" % number)
-    assert [int(one.recv(6)) for one in connections] == list(range(200))
-    for one in connections:
-        one.close()
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(guest.connect(8080)) for _ in range(200)]
+        for number, one in enumerate(connections):
+            one.sendall(b"%06d" % number)
+        assert [int(one.recv(6)) for one in connections] == list(range(200))
+        guest.health(connections=200)
     guest.health(connections=0)
 
 

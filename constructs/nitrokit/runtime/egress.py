@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nitrokit.runtime import vsock
-from nitrokit.runtime.streams import Relay
+from nitrokit.runtime.streams import Relay, notice_end
 
 
 def start(
@@ -27,9 +27,9 @@ def start(
         path.chmod(0o644)
     for host, port, vsock_port in destinations:
         listener = socket.create_server((addresses[host], port), backlog=1024)
-        listener.setsockopt(
-            socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
-        )  # its connections inherit it: what passes has been gathered by its sender
+        # Its connections inherit both. What passes has been gathered by its sender.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        notice_end(listener)
         arguments = (listener, functools.partial(vsock.begin, vsock.PARENT, vsock_port), _reporter(host, port, vsock_port, say))
         threading.Thread(target=relay.serve, args=arguments, daemon=True).start()
     return {(addresses[host], port) for host, port, _ in destinations}

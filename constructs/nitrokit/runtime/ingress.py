@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from nitrokit.runtime import vsock
-from nitrokit.runtime.streams import Relay
+from nitrokit.runtime.streams import Relay, notice_end
 
 _ATTEMPTS = 3
 """SYNs that are sent again, after 1, 2 and 4 s, where the app's backlog is full (tcp(7), TCP_SYNCNT): after 15 s in all the connection fails."""
@@ -29,6 +29,7 @@ def connect(port: int) -> socket.socket:
     connection.setblocking(False)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, _ATTEMPTS)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    notice_end(connection)
     if (number := connection.connect_ex(("127.0.0.1", port))) not in (0, errno.EINPROGRESS):
         connection.close()
         raise OSError(number, os.strerror(number))

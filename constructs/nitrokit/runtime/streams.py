@@ -20,7 +20,11 @@ _MOST, _LEAST = 1 << 16, 1 << 12
 _BUDGET = 64 << 20
 """Bytes that wait for slow readers in all pairs together."""
 _OTHER_FILES = 256
+_PROBE = 60
+"""Seconds between two questions of the kernel to an app that is silent."""
 _READ = select.EPOLLIN | select.EPOLLRDHUP
+_WRITE_OR_END = select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+"""Of a side that is not read while it must wait: that its peer has gone is told once. vsock tells it by nothing else where data are left unread (net/vmw_vsock/virtio_transport_common.c)."""
 Failed = Callable[[Exception], None]
 
 
@@ -31,6 +35,13 @@ def allow_connections(pairs: int = MAX_PAIRS) -> None:
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
             return
+
+
+def notice_end(connection: socket.socket) -> None:
+    """Have the kernel ask now and then whether the app is still there: one that has closed its end looks like one that sends no more, and its peer may never end (tcp(7), SO_KEEPALIVE)."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL):
+        connection.setsockopt(socket.IPPROTO_TCP, option, _PROBE)
 
 
 class _Side:
@@ -116,7 +127,7 @@ class Relay:
         if events & select.EPOLLERR or side.failed is not None:
             _require_sound(side.connection)
             side.failed = None
-        if events & select.EPOLLOUT:
+        if events & (select.EPOLLOUT | select.EPOLLRDHUP):
             self._write(side)
         if events & select.EPOLLHUP and side.ended:
             _give_up(side)
@@ -138,11 +149,13 @@ class Relay:
         if not data:
             side.ended = True
             side.other.finish = True
-        side.other.waiting = memoryview(data)
-        self._write(side.other)
+            self._write(side)
+        if not side.other.finished:  # else nobody takes it, and its sender must not wait for that
+            side.other.waiting = memoryview(data)
+            self._write(side.other)
 
     def _write(self, side: _Side) -> None:
-        """Hand over what waits; when all is out and the sender has ended, end this direction too."""
+        """Hand over what waits; when all is out and the sender has ended, end this direction too. A peer that has ended takes more, or has gone: only this tells."""
         if side.failed is not None:
             return
         if side.waiting:
@@ -159,10 +172,13 @@ class Relay:
 
     def _watch(self, side: _Side) -> None:
         """Ask for the events that this side can do something with. The kernel tells an end in both directions unasked, again and again: a side that must wait, or is done, is not watched at all."""
-        interest: int | None = 0 if side.ended or side.failed or side.other.waiting else _READ
-        if side.waiting or side.failed:
+        reads = not (side.ended or side.failed or side.other.waiting)
+        interest: int | None = _READ if reads else 0
+        if side.failed or (side.waiting and reads):
             interest = (interest or 0) | select.EPOLLOUT
-        if not interest and (side.other.waiting or (side.ended and side.finished)):
+        elif side.waiting:
+            interest = _WRITE_OR_END
+        elif not reads and (side.other.waiting or (side.ended and side.finished)):
             interest = None
         if interest == side.interest or side.number not in self._sides:
             return
@@ -190,7 +206,6 @@ def _require_sound(connection: socket.socket) -> None:
 
 
 def _give_up(side: _Side) -> None:
-    """Nobody takes what goes to this side: its peer need not be read. What it sent before is still handed over."""
+    """Nobody takes what goes to this side. What it sent before is still handed over."""
     side.waiting = memoryview(b"")
     side.finished = True
-    side.other.ended = True

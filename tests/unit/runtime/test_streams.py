@@ -255,3 +255,56 @@ def test_a_thousand_clients_reach_an_app(served):
     assert sorted(int(one.recv(4)) for one in taken) == list(range(1000))
     for one in [*clients, *taken]:
         one.close()
+
+
+def _echo(connection):
+    with suppress(OSError), connection:
+        while data := connection.recv(1 << 16):
+            connection.sendall(data)
+
+
+def test_a_client_that_takes_nothing_and_goes_away_frees_the_app_that_waits_for_it():
+    relay = Relay()
+    client, app = _joined(relay)
+    app.settimeout(None)
+    echo = threading.Thread(target=_echo, args=(app,), daemon=True)
+    echo.start()
+    client.setblocking(False)
+    assert _becomes(lambda: _is_stuck(relay, client))
+    client.shutdown(socket.SHUT_RDWR)  # as vsock tells of a peer that is gone: no error, and data that nobody has read
+    echo.join(20)
+    assert not echo.is_alive()
+    assert _is_empty(relay)
+
+
+def test_an_app_that_closed_a_connection_frees_its_place_though_the_client_never_ends(served, monkeypatch):
+    monkeypatch.setattr(streams, "_PROBE", 1)
+    relay, _, serve = served
+    app = socket.create_server(("127.0.0.1", 0))
+    with serve(app.getsockname()[1])() as client:
+        taken, _ = app.accept()
+        taken.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, 1)  # the kernel forgets it after a second, not after a minute
+        taken.close()
+        assert client.recv(1) == b""
+        assert _is_empty(relay)
+
+
+def test_an_app_that_only_sends_no_more_is_still_there(served, monkeypatch):
+    monkeypatch.setattr(streams, "_PROBE", 1)
+    relay, _, serve = served
+    app = socket.create_server(("127.0.0.1", 0))
+    with serve(app.getsockname()[1])() as client, app.accept()[0] as taken:
+        taken.shutdown(socket.SHUT_WR)
+        assert client.recv(1) == b""
+        time.sleep(3)
+        assert len(relay) == 1
+        client.sendall(b"x")
+        assert taken.recv(1) == b"x"
+
+
+def _is_stuck(relay, client):
+    """Whether both directions wait, so that nobody reads anything."""
+    with suppress(BlockingIOError):
+        while True:
+            client.send(bytes(1 << 16))
+    return len(relay._sides) == 2 and all(side.waiting for side in relay._sides.values())
