@@ -32,10 +32,11 @@ def check_policy(
     from nitrokit.core.key_policy import Severity, analyze_key_policy
 
     if not (account.isdigit() and len(account) == 12):
-        raise UsageError("bad-account", "not an AWS account", got=account, expected="12 digits")
+        raise UsageError("bad-account", "not an AWS account", got=account, expected="12 digits", do="give the number of the key's account")
     limit = next((one for one in Severity if one.name.lower() == fail_on), None)
     if limit is None:
-        raise UsageError("bad-severity", "no such severity", got=fail_on, expected=", ".join(one.name.lower() for one in Severity))
+        names = ", ".join(one.name.lower() for one in Severity)
+        raise UsageError("bad-severity", "no such severity", got=fail_on, expected=names, do="name one of these")
     document = _policy(_read(policy))
     _check_partition(document, partition)
     found = analyze_key_policy(document, account=account, partition=partition, grants=_grants(grants))

@@ -70,12 +70,16 @@ def execute(arguments: list[str]) -> int:
 
 
 def _usage(error: TyperException) -> int:
-    """Typer's own presentation, where it has one: usage and a hint."""
-    if wants_json():
-        return fail(UsageError("arguments", "the arguments are not understood", got=error.format_message(), do="see --help"))
-    show = getattr(error, "show", None)
-    print(error.format_message(), file=sys.stderr) if show is None else show()
-    return 2
+    """What Typer refuses. A group of commands that is named alone shows its help."""
+    context, message = getattr(error, "ctx", None), error.format_message()
+    if context is None:
+        return fail(UsageError("arguments", "the arguments are not understood", got=message, do="see `nitrokit --help`"))
+    if message == context.get_help() and not wants_json():
+        print(message, file=sys.stderr)
+        return 2
+    usage = " ".join(context.get_usage().split()).removeprefix("Usage: ")
+    do = f"see `{context.command_path} --help`"
+    return fail(UsageError("arguments", "the arguments are not understood", got=message, expected=usage, do=do))
 
 
 def _refused(error: OSError) -> int:
@@ -84,6 +88,8 @@ def _refused(error: OSError) -> int:
         raise error
     if os.environ.get("NITROKIT_DEBUG"):
         traceback.print_exc()
+    if error.errno == errno.ENAMETOOLONG:
+        return fail(UsageError("long-path", "a path is longer than this machine allows", got=error, do="name a shorter one"))
     do = "make room" if error.errno == errno.ENOSPC else "check the path, its rights and its kind (NITROKIT_CACHE and TMPDIR name others)"
     return fail(EnvironmentProblem("files", "the machine refuses to read or write something", got=error, do=do))
 

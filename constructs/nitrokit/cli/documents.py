@@ -44,7 +44,12 @@ def _read(place: Path) -> bytes:
     except OSError as error:
         raise UsageError("unreadable-file", f"cannot read {place}", got=str(error), do="check the path") from error
     if len(data) > MAX_INPUT:
-        raise UsageError("too-large", f"{place} is too large for an attestation document", expected=f"at most {MAX_INPUT} bytes")
+        raise UsageError(
+            "too-large",
+            f"{place} is too large for an attestation document",
+            expected=f"at most {MAX_INPUT} bytes",
+            do="name the document itself",
+        )
     return data
 
 

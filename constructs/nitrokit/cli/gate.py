@@ -172,7 +172,7 @@ def _places(only: list[str] | None) -> list[Place]:
 
     names = {str(place): place for place in DEPLOYED}
     if unknown := [one for one in only or [] if one not in names]:
-        raise UsageError("bad-place", "no such place", got=unknown[0], expected=", ".join(names))
+        raise UsageError("bad-place", "no such place", got=unknown[0], expected=", ".join(names), do="name one of these")
     return [names[one] for one in only] if only else list(DEPLOYED)
 
 
@@ -202,7 +202,7 @@ def _format(name: str) -> str:
     from nitrokit.gate.formats import FORMATS
 
     if name not in FORMATS:
-        raise UsageError("bad-format", "no such format", got=name, expected=", ".join(FORMATS))
+        raise UsageError("bad-format", "no such format", got=name, expected=", ".join(FORMATS), do="name one of these")
     return name
 
 
@@ -216,7 +216,11 @@ def _target(text: str) -> tuple[str, Path]:
     suffix = Path(text).suffix
     if suffix not in SUFFIXES:
         raise UsageError(
-            "bad-format", "the file's name does not tell a format", got=text, expected=f"{', '.join(SUFFIXES)}, or FORMAT=FILE"
+            "bad-format",
+            "the file's name does not tell a format",
+            got=text,
+            expected=f"{', '.join(SUFFIXES)}, or FORMAT=FILE",
+            do="name the format before it, e.g. sarif=FILE",
         )
     return SUFFIXES[suffix], Path(text)
 

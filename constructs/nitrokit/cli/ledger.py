@@ -46,7 +46,7 @@ def at(
     from nitrokit.cli.trust import trust_anchor
 
     if not enclave:
-        raise UsageError("no-enclave", "no enclave is named", expected="--enclave NAME")
+        raise UsageError("no-enclave", "no enclave is named", expected="--enclave NAME", do="give the name of its enclave.toml")
     start, end = parse_time(time)
     versions = read_versions(measurements or [])
     opened = open_ledger(folder, table, region, key, kms_key)
@@ -99,7 +99,9 @@ def export(
 
     trusted = public_key(key, kms_key, region)
     if trusted is None:
-        raise UsageError("no-key", "the ledger's public key must be named", expected="--key FILE or --kms-key ARN")
+        raise UsageError(
+            "no-key", "the ledger's public key must be named", expected="--key FILE or --kms-key ARN", do="name the key that signs it"
+        )
     talk(f"exporting {table} to {folder}")
     checkpoint = export_ledger(live_ledger(table, region), FolderStore(folder), trusted)
     value = {

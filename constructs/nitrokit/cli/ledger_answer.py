@@ -54,7 +54,9 @@ def parse_time(text: str) -> tuple[datetime, datetime]:
         moment = datetime.fromisoformat(text)
         moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise UsageError("bad-time", "not a day or a time", got=text[:80], expected="2026-06-07, or 2026-06-07T12:00:00Z") from error
+        raise UsageError(
+            "bad-time", "not a day or a time", got=text[:80], expected="2026-06-07, or 2026-06-07T12:00:00Z", do="write it so"
+        ) from error
     return moment, moment
 
 

@@ -47,7 +47,11 @@ def open_ledger(folder: Path | None, table: str | None, region: str | None, key:
     """Raises UsageError where not exactly one ledger is named; LedgerError, LedgerUnavailableError."""
     if (folder is None) == (table is None):
         raise UsageError(
-            "no-ledger", "one ledger must be named", got="both" if folder else "none", expected="the folder of an export, or --table NAME"
+            "no-ledger",
+            "one ledger must be named",
+            got="both" if folder else "none",
+            expected="the folder of an export, or --table NAME",
+            do="name one of them",
         )
     trusted = public_key(key, kms_key, region)
     if folder is not None:
@@ -107,7 +111,7 @@ def public_key(path: Path | None, kms_key: str | None, region: str | None) -> ec
     from nitrokit.core.ledger import load_public_key
 
     if path is not None and kms_key is not None:
-        raise UsageError("no-key", "one key must be named", got="both", expected="--key FILE or --kms-key ARN")
+        raise UsageError("no-key", "one key must be named", got="both", expected="--key FILE or --kms-key ARN", do="leave one out")
     if path is not None:
         return load_public_key(read_file(path))
     if kms_key is None:

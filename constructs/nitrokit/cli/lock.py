@@ -48,7 +48,13 @@ def _check(until: datetime | None, measurements_only: bool, retires: bool) -> No
     if retires and (until is not None or measurements_only):
         raise UsageError("retire", "retiring builds nothing", got="another option beside --retire", do="retire in a command of its own")
     if until is not None and until <= datetime.now(UTC):
-        raise UsageError("past-date", "the old measurements would be retired already", got=until.isoformat(), expected="a date to come")
+        raise UsageError(
+            "past-date",
+            "the old measurements would be retired already",
+            got=until.isoformat(),
+            expected="a date to come",
+            do="name a later one, or leave --keep-old-until out",
+        )
 
 
 def _build(image: Path, measurements_only: bool, until: datetime | None) -> tuple[ReferenceValues, BuiltImage]:

@@ -26,7 +26,9 @@ def sign(
     from nitrokit.image import signing
 
     if (key is None) == (kms_key is None):
-        raise UsageError("no-key", "one key must be named", got="both" if key else "none", expected="--key FILE or --kms-key ARN")
+        raise UsageError(
+            "no-key", "one key must be named", got="both" if key else "none", expected="--key FILE or --kms-key ARN", do="name one of them"
+        )
     now = datetime.now(UTC)
     pem = read_file(certificate)
     sign_with = signing.key_file(key) if key is not None else signing.kms_key(str(kms_key), pem, signing.here().client)

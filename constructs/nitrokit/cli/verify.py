@@ -54,7 +54,12 @@ def verify(
     sets = read_locks(measurements or [])
     named = (nonce, max_age, role_arn, instance_id, signing_certificate, region)
     if not sets and any(one is not None for one in named):
-        raise UsageError("no-measurements", "nothing to appraise against", expected="--measurements beside what else you demand")
+        raise UsageError(
+            "no-measurements",
+            "nothing to appraise against",
+            expected="--measurements beside what else you demand",
+            do="name an image's folder with -m",
+        )
     policy = None if not sets else AppraisalPolicy(
         measurements=list(sets),
         nonce=_nonce(nonce),
@@ -132,4 +137,6 @@ def _nonce(text: str | None) -> bytes | None:
     try:
         return None if text is None else bytes.fromhex(text)
     except ValueError as error:
-        raise UsageError("bad-nonce", "the nonce is not hex", got=text, expected="an even number of hex digits") from error
+        raise UsageError(
+            "bad-nonce", "the nonce is not hex", got=text, expected="an even number of hex digits", do="give the nonce that was sent"
+        ) from error

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ConnectionError as NoConnectionError
 
 from nitrokit.core.ledger.layout import KEY
 from nitrokit.errors import EnvironmentProblem
@@ -123,6 +124,15 @@ class Table:
             if type(error).__name__ in ("NoCredentialsError", "NoRegionError", "PartialCredentialsError"):
                 raise LedgerUnavailableError(
                     "credentials", "AWS cannot be asked", got=str(error), do="set credentials and a Region"
+                ) from error
+            if isinstance(
+                error, NoConnectionError
+            ):  # botocore has tried several times; a connection that broke later may have brought the request
+                raise LedgerUnavailableError(
+                    "unreachable",
+                    "DynamoDB cannot be reached",
+                    got=str(error),
+                    do="check the network, the Region, a proxy (HTTPS_PROXY) and AWS_ENDPOINT_URL",
                 ) from error
             return None
 

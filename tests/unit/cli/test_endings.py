@@ -80,6 +80,26 @@ def test_json_holds_errors_of_usage_too(capsys, monkeypatch):
     assert json.loads(capsys.readouterr().err)["error"]["code"] == "usage/arguments"
 
 
+def test_arguments_that_are_not_understood_are_told_as_all_errors_are_and_a_group_alone_shows_its_help(capsys):
+    assert run(["gate", "--reference", "/nowhere.eif"]) == 2
+    told = capsys.readouterr().err
+    assert (
+        "[usage/arguments]\n  got:      Invalid value for '--reference': file '/nowhere.eif' does not exist.\n  expected: nitrokit gate [OPTIONS]"
+        in told
+    )
+    assert told.endswith("do this:  see `nitrokit gate --help`\n")
+    assert run(["local"]) == 2
+    assert "run   Build an image and run it by itself." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command", [["explain", "PATH", "PATH"], ["verify", "PATH"], ["local", "demo", "--image", "PATH"], ["ledger", "verify", "PATH"]]
+)
+def test_a_path_that_is_too_long_is_the_callers(capsys, command):
+    assert run([word.replace("PATH", "x" * 300) for word in command]) == 2
+    assert "x" * 300 in capsys.readouterr().err
+
+
 def test_a_name_that_looks_like_markup_or_breaks_lines_is_told_as_it_is(tmp_path, capsys):
     folder = tmp_path / "a[/b]\nforged"
     folder.mkdir(parents=True)

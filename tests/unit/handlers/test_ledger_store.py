@@ -1,12 +1,14 @@
 """The ledger in DynamoDB (moto's): races, deaths at every call, lost answers, throttling, duplicate events. Nothing is lost, nothing counts twice."""
 
 import json
+import socket
 import threading
 from collections import Counter
 from datetime import UTC, datetime
 
+import boto3
 import pytest
-from botocore.exceptions import ClientError, NoCredentialsError, ReadTimeoutError
+from botocore.exceptions import ClientError, NoCredentialsError, ReadTimeoutError, SSLError
 
 from nitrokit.core.ledger import (
     FAIL,
@@ -202,12 +204,21 @@ def test_keys_that_dynamodb_did_not_get_to_are_asked_for_again(dynamodb):
     assert slow.nodes([(0, 0), (3, 0), (1, 4)]) == ledger.nodes([(0, 0), (3, 0), (1, 4)])
 
 
+def _nowhere():
+    """A client of an endpoint where nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    return boto3.client("dynamodb", "eu-west-1", endpoint_url=f"http://127.0.0.1:{port}", aws_access_key_id="x", aws_secret_access_key="x")
+
+
 def test_what_no_attempt_can_mend_is_said(dynamodb):
     for client, slug in (
         (Cloud(dynamodb, lambda number, name: (_refusal("ThrottlingException"), "before")), "busy"),
         (Cloud(dynamodb, lambda number, name: (_refusal("AccessDeniedException"), "before")), "dynamodb"),
         (Cloud(dynamodb, lambda number, name: (_refusal("TransactionCanceledException", ["ValidationError"]), "before")), "dynamodb"),
         (Cloud(dynamodb, lambda number, name: (NoCredentialsError(), "before")), "credentials"),
+        (Cloud(dynamodb, lambda number, name: (SSLError(endpoint_url="x", error="x"), "before")), "unreachable"),
+        (_nowhere(), "unreachable"),
     ):
         with pytest.raises(LedgerUnavailableError) as caught:
             Ledger("ledger", client, sleep=lambda _: None).append(_entry(1))
