@@ -225,7 +225,7 @@ def test_an_app_that_accepts_nothing_holds_up_nobody_else(served):
     with serve(ready.getsockname()[1])() as client:
         client.sendall(b"y")
         assert ready.accept()[0].recv(1) == b"y"
-    assert len(relay) >= 20, "they wait for the app, which may still come"
+    assert _becomes(lambda: len(relay) >= 20), "they wait for the app, which may still come"
     taken, _ = full.accept()
     assert taken.recv(1) == b"x", "what a client sent while its connection was being made is there"
 
