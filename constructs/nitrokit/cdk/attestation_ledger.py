@@ -12,7 +12,7 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
-from nitrokit.cdk.known import need_known, need_type, seconds
+from nitrokit.cdk.known import need, need_known, need_type, seconds
 from nitrokit.cdk.monitor_function import LONGEST_SCHEDULE, FunctionOptions, MonitorFunction
 from nitrokit.cdk.wildcards import acknowledge_wildcards
 from nitrokit.core.ledger.layout import ENCLAVE, INDEX, KEY, PLACE
@@ -56,6 +56,7 @@ class AttestationLedger(Construct):
     ) -> None:
         super().__init__(scope, id)
         every, kept = schedule or Duration.hours(1), retention or Duration.days(365)
+        need(bool, compliance=compliance)
         need_type(Duration, retention=retention)
         need_type(s3.IBucket, access_logs=access_logs)
         need_known(retention=kept)

@@ -20,7 +20,7 @@ from nitrokit.cdk.attestation_verifier import AttestationVerifier, trust_environ
 from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
 from nitrokit.cdk.enclave_key import EnclaveKey
 from nitrokit.cdk.key_monitor import KeyMonitor
-from nitrokit.cdk.known import need_each, need_type, seconds
+from nitrokit.cdk.known import need, need_each, need_type, seconds
 from nitrokit.cdk.monitor_function import LONGEST_SCHEDULE, FunctionOptions, MonitorFunction
 from nitrokit.cdk.monitor_settings import MonitorSettings
 from nitrokit.cdk.wildcards import acknowledge_wildcards
@@ -74,6 +74,7 @@ class AttestationMonitor(Construct):
         seconds("schedule", every, _SCHEDULE)
         if not bootstraps:
             raise ValueError("a monitor of nothing proves nothing; expected at least one EnclaveBootstrap")
+        need(bool, restore=restore, security_hub=security_hub)
         need_each(EnclaveBootstrap, bootstraps=bootstraps)
         need_each(EnclaveKey, keys=keys)
         need_type(AttestationLedger, ledger=ledger)

@@ -43,11 +43,10 @@ def need_each(kind: Any, **values: object) -> None:
 def need_within(allowed: range, **values: object) -> None:
     """Each value is a whole number that is ``allowed``; tokens pass. Raises TypeError or ValueError."""
     for name, value in values.items():
-        if is_token(value):
+        if (type(value) is int and value in allowed) or is_token(value):
             continue
         need(int, **{name: value})
-        if value not in allowed:
-            raise ValueError(f"{name} {value} is out of range; expected {allowed.start} to {allowed.stop - 1}")
+        raise ValueError(f"{name} {value} is out of range; expected {allowed.start} to {allowed.stop - 1}")
 
 
 def _is_a(value: object, kind: Any) -> bool:
@@ -65,7 +64,9 @@ def seconds(name: str, duration: Duration, allowed: range) -> int:
     need_known(**{name: duration})
     found = duration.to_seconds(integral=False)
     if int(found) != found or int(found) not in allowed:
-        raise ValueError(f"{name} {found:.10g} s is out of range; expected {allowed.start} to {allowed.stop - 1} s, in whole {'minutes' if allowed.step == 60 else 'seconds'}")
+        raise ValueError(
+            f"{name} {found:.10g} s is out of range; expected {allowed.start} to {allowed.stop - 1} s, in whole {'minutes' if allowed.step == 60 else 'seconds'}"
+        )
     return int(found)
 
 
