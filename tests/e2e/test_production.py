@@ -6,9 +6,11 @@ import shutil
 import tempfile
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from moto.ssm.models import ssm_backends
 
 from nitrokit.emulation.demo.deployment import Cdk
 from nitrokit.emulation.local import LocalAws
@@ -31,6 +33,18 @@ def _states(autoscaling):
     return sorted(
         one["LifecycleState"] for group in autoscaling.describe_auto_scaling_groups()["AutoScalingGroups"] for one in group["Instances"]
     )
+
+
+def _parameters(aws):
+    pages = aws.client("ssm").get_paginator("get_parameters_by_path").paginate(Path="/nitrokit", Recursive=True)
+    return {one["Name"]: one["Value"] for page in pages for one in page["Parameters"]}
+
+
+def _backdate(aws, *names):
+    """As if they had been written two hours ago."""
+    parameters = ssm_backends[aws.account][aws.region]._parameters
+    for name in names:
+        parameters[name][-1].last_modified_date -= timedelta(hours=2)
 
 
 @pytest.mark.e2e
@@ -61,6 +75,13 @@ def test_a_fleets_instances_go_into_service_when_they_are_attested(local):
         watcher.join()
     assert seen[0] == ["Pending:Wait"] * HOSTS
     assert seen[-1] == ["InService"] * HOSTS, aws.diagnosis()[-3000:]
+    before = _parameters(aws)
+    (below,) = {json.loads(value)["states"] for name, value in before.items() if name.endswith("/fleets/hello")}
+    states, gone = [name for name in before if name.startswith(f"{below}/i-")], f"{below}/i-{0xE:017x}/hello"
+    aws.client("ssm").put_parameter(Name=gone, Value="{}", Type="String")
+    _backdate(aws, gone, *states)
     answer = aws.client("lambda").invoke(FunctionName=outputs["MonitorFunctionName"], Payload=b"{}")["Payload"].read()
     checked = json.loads(answer)
     assert (checked["verdict"], checked["totals"]) == ("PASS", {"hello": {"PASS": HOSTS}}), answer
+    left = _parameters(aws)
+    assert (gone in left, set(states) <= set(left)) == (False, True), "what an ended instance left goes, and nobody else's"
