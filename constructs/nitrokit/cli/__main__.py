@@ -15,9 +15,7 @@ def run(arguments: list[str]) -> int:
     try:
         # A supervisor's SIGTERM ends a command as Ctrl-C does: everything it started is stopped and removed.
         signal.signal(signal.SIGTERM, _interrupt)
-        from nitrokit.cli.commands import execute
-
-        code = execute(arguments)
+        code = _execute(arguments)
     except KeyboardInterrupt:
         code = INTERRUPTED
     except BrokenPipeError:
@@ -28,6 +26,25 @@ def run(arguments: list[str]) -> int:
     if code == INTERRUPTED:
         print("interrupted", file=sys.stderr)
     return code
+
+
+def _execute(arguments: list[str]) -> int:
+    try:
+        from nitrokit.cli.commands import execute
+    except ModuleNotFoundError as error:
+        if (error.name or "nitrokit").startswith("nitrokit"):
+            raise
+        from nitrokit.errors import EnvironmentProblem
+
+        lacking = EnvironmentProblem(
+            "extra",
+            "nitrokit is installed without its command line",
+            got=error,
+            do="install it with its extra cli: pip install './nitrokit[cli]'",
+        )
+        print(f"error: {lacking}", file=sys.stderr)  # what tells errors otherwise needs the extra itself
+        return lacking.exit_code
+    return execute(arguments)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

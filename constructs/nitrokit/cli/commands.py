@@ -64,6 +64,8 @@ def execute(arguments: list[str]) -> int:
     except OSError as error:
         drop_unwritten()
         return _refused(error)
+    except ModuleNotFoundError as error:
+        return _incomplete(error)
     except Exception as error:
         return _undecodable(arguments) or _internal(error)
     return code if isinstance(code, int) else 0
@@ -92,6 +94,20 @@ def _refused(error: OSError) -> int:
         return fail(UsageError("long-path", "a path is longer than this machine allows", got=error, do="name a shorter one"))
     do = "make room" if error.errno == errno.ENOSPC else "check the path, its rights and its kind (NITROKIT_CACHE and TMPDIR name others)"
     return fail(EnvironmentProblem("files", "the machine refuses to read or write something", got=error, do=do))
+
+
+def _incomplete(error: ModuleNotFoundError) -> int:
+    """Commands load what they need when they run; the extra local brings all of it."""
+    if (error.name or "nitrokit").startswith("nitrokit"):
+        return _internal(error)
+    return fail(
+        EnvironmentProblem(
+            "extra",
+            "nitrokit is installed without what this command needs",
+            got=error,
+            do="install it with its extra local: pip install './nitrokit[local]'",
+        )
+    )
 
 
 def _undecodable(arguments: list[str]) -> int | None:

@@ -67,6 +67,15 @@ def test_ctrl_c_ends_in_peace_while_the_commands_still_load(tmp_path):
         assert (process.communicate(timeout=60)[1], process.returncode) == ("interrupted\n", 130)
 
 
+@pytest.mark.parametrize(("module", "words", "extra"), [("typer", ["--help"], "cli"), ("moto", ["local", "up"], "local")])
+def test_an_extra_that_was_not_installed_is_named(tmp_path, module, words, extra):
+    (tmp_path / f"{module}.py").write_text(f"raise ModuleNotFoundError('No module named {module}', name='{module}')\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run([*COMMAND, *words], capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, "[environment/extra]" in done.stderr, "Traceback" in done.stderr) == (3, True, False), done.stderr
+    assert f"pip install './nitrokit[{extra}]'" in done.stderr
+
+
 def test_bytes_that_are_no_text_are_the_callers(capsys, monkeypatch):
     for name, value in AWS.items():
         monkeypatch.setenv(name, value)
