@@ -55,6 +55,10 @@ class EnclaveFleet(Construct):
         volume_key: kms.IKey | None = None,
     ) -> None:
         super().__init__(scope, id)
+        if not is_token(min_capacity):
+            need(int, min_capacity=min_capacity)
+        if not is_token(max_capacity):
+            need_type(int, max_capacity=max_capacity)
         if max_capacity is None:
             need_known(min_capacity=min_capacity)
         largest = 2 * min_capacity if max_capacity is None else max_capacity

@@ -14,7 +14,7 @@ from constructs import Construct, IValidation
 
 from nitrokit.cdk.attested_key import AttestedKey, ImportedKey
 from nitrokit.cdk.enclave_key_grants import EnclaveKeyGrants, KeyPolicy, MeasuredImage
-from nitrokit.cdk.known import is_token, need, need_known, need_type
+from nitrokit.cdk.known import is_token, need, need_each, need_known, need_type
 from nitrokit.core.intrinsics import Environment, concrete, longest
 from nitrokit.core.key_policy import Finding, PolicyError, Severity, analyze_key_policy, check_size
 
@@ -63,6 +63,7 @@ class EnclaveKey(AttestedKey):
         need_type(str, administrator_arn=administrator_arn, description=description)
         _check_texts(administrator_arn, description)
         _check(images, host_role, sealed, administrator_arn, multi_region)
+        need_each(MeasuredImage, images=images or ())
         self._policy = KeyPolicy(Aws.ACCOUNT_ID, Aws.PARTITION, administrator_arn, sealed)
         names = ", ".join(image.name for image in images or ())
         self._key = kms.CfnKey(

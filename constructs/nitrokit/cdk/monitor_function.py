@@ -16,7 +16,7 @@ from aws_cdk import aws_ssm as ssm
 from constructs import Construct
 
 from nitrokit.cdk.bundling import bundle
-from nitrokit.cdk.known import need, need_within
+from nitrokit.cdk.known import need, need_type, need_within
 from nitrokit.cdk.wildcards import acknowledge_wildcards
 
 LONGEST_SCHEDULE = 302_400
@@ -53,6 +53,8 @@ class MonitorFunction(Construct):
     ) -> None:
         super().__init__(scope, id)
         need(FunctionOptions, options=options)
+        need_type(lambda_.Runtime, runtime=options.runtime)
+        need_type(lambda_.Architecture, architecture=options.architecture)
         need_within(_CONCURRENCY, concurrency=concurrency)
         self.dead_letters = self._make_queue()
         runtime, architecture = options.runtime or lambda_.Runtime.PYTHON_3_13, options.architecture or lambda_.Architecture.X86_64

@@ -8,6 +8,7 @@ import pytest
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
+from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_s3 as s3
 
 from nitrokit.cdk.alarm_topic import AlarmTopic
@@ -51,6 +52,10 @@ def _key(stack, **changes):
 
 def _run(stack, **changes):
     return EnclaveBootstrap(stack, "Run", **{"parent": EnclaveHost(stack, "Host"), "image": _image(stack), **changes})
+
+
+def _function(stack):
+    return lambda_.Function.from_function_name(stack, "Check", "check")
 
 
 def _balancer_in_foreign_vpc(stack):
@@ -121,6 +126,10 @@ MISTAKES = {
     "a context's word for a lock that cannot be undone": (lambda stack: AttestationLedger(stack, "L", compliance=_wrong("false")), TypeError, "compliance is 'false', of type str; expected bool"),
     "a context's word for a switch": (lambda stack: AttestationMonitor(stack, "M", bootstraps=[_run(stack)], restore=_wrong("false")), TypeError, "restore is 'false', of type str; expected bool"),
     "half a function": (lambda stack: AttestationVerifier(stack, "V", concurrency=_wrong(True)), ValueError, "concurrency True is out of range"),
+    "a context's number for a capacity": (lambda stack: EnclaveFleet(stack, "F", min_capacity=_wrong("2")), TypeError, "min_capacity is '2', of type str; expected int"),
+    "half an instance": (lambda stack: EnclaveFleet(stack, "F", max_capacity=_wrong(4.5)), TypeError, "max_capacity is 4.5, of type float; expected int"),
+    "a context's runtime": (lambda stack: AwaitAttestation(stack, "A", check=_function(stack), runtime=_wrong("python3.13")), TypeError, "runtime is 'python3.13', of type str; expected Runtime"),
+    "an image's name for a key's image": (lambda stack: _key(stack, images=["hello"]), TypeError, "images is 'hello', of type str; expected MeasuredImage"),
     "a ledger signed every month": (lambda stack: AttestationLedger(stack, "L", schedule=cdk.Duration.days(30)), ValueError, "schedule 2592000 s is out of range; expected 300 to 302400 s"),
     "a role's ARN for an imported host's": (lambda stack: EnclaveHost.from_instance_attributes(stack, "T", instance_id="i-1", role=_wrong(OWNER)), TypeError, "expected IRole"),
     "a role's ARN for an imported fleet's": (lambda stack: EnclaveFleet.from_tag(stack, "T", tag_value="x", role=_wrong(OWNER)), TypeError, "expected IRole"),
