@@ -41,7 +41,7 @@ $(VENV)/.ready: requirements.txt pyproject.toml constructs/nitrokit/_version.py
 	@echo "· Python environment (.venv) from requirements.txt: under a minute with a warm pip cache, about two without"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "nitrokit needs Python 3.11 or newer; got $$($(PYTHON) --version). Set PYTHON=python3.x" >&2; exit 3; }
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -qq --no-deps --require-hashes -r requirements.txt || { echo "could not install the pinned Python packages: is the package index reachable?" >&2; exit 3; }
+	@$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.txt 2>$(VENV)/pip.log || { grep -v Retrying $(VENV)/pip.log >&2; echo "could not install the pinned Python packages: is the package index reachable?" >&2; exit 3; }
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -59,7 +59,7 @@ tests/iam_simulate/node_modules/.ready: tests/iam_simulate/package.json tests/ia
 tests/checkov/.venv/.ready: tests/checkov/requirements.txt
 	@echo "· checkov (tests/checkov) from its own lock"
 	@$(PYTHON) -m venv tests/checkov/.venv
-	@tests/checkov/.venv/bin/python -m pip install -qq --no-deps --require-hashes -r tests/checkov/requirements.txt || { echo "could not install the pinned Python packages: is the package index reachable?" >&2; exit 3; }
+	@tests/checkov/.venv/bin/python -m pip install --quiet --no-deps --require-hashes -r tests/checkov/requirements.txt 2>$(@D)/pip.log || { grep -v Retrying $(@D)/pip.log >&2; echo "could not install the pinned Python packages: is the package index reachable?" >&2; exit 3; }
 	@touch $@
 
 # For maintainers: resolve requirements.txt and lambda/requirements.txt anew (needs uv). A Lambda ships what stands there; its runtime brings botocore and what that needs.
