@@ -31,3 +31,9 @@ def test_importing_nitrokit_is_cheap():
 def test_the_cli_imports_neither_aws_cdk_nor_moto_nor_boto3():
     code = "import sys, nitrokit.cli.commands; print(*[name for name in ('aws_cdk', 'jsii', 'moto', 'boto3', 'cryptography') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
+
+
+def test_the_emulated_nitro_cli_starts_without_the_hypervisor():
+    """A parent starts it again and again, and there may be a hundred parents."""
+    code = "import sys, nitrokit.emulation.nitro.shim; print(*[name for name in ('cryptography', 'cbor2', 'dataclasses') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []

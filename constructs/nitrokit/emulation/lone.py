@@ -18,7 +18,7 @@ from nitrokit.core.manifest import Manifest
 from nitrokit.core.measurements import Measurements
 from nitrokit.emulation.interfaces import EmulationError
 from nitrokit.emulation.local import LocalAws
-from nitrokit.emulation.nitro.hypervisor import NitroError
+from nitrokit.emulation.nitro.error import NitroError
 from nitrokit.emulation.nitro.listeners import UnixListener
 from nitrokit.emulation.nitro.services import forward
 from nitrokit.runtime import control, frames

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import os
 import time
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 from nitrokit.host import launch
 from nitrokit.host.config import CONTROL_PORT, AgentError, Config
@@ -17,6 +17,7 @@ from nitrokit.host.enclave import ask
 _ANSWERS_WITHIN = 10.0
 _SETTLED_AFTER = 3.0
 _POLL = 0.2
+_LISTED_EVERY = 60.0
 
 
 def probe(config: Config) -> Dict[str, Any]:
@@ -33,6 +34,29 @@ def probe(config: Config) -> Dict[str, Any]:
     if config.control_port is None:
         return {"enclave": enclave}
     return {**_state(enclave, config.control_port), "enclave": enclave}
+
+
+class Watch:
+    """An enclave that is looked at again and again. As long as it answers, nitro-cli is asked once a minute: each call is a process and lines in /var/log/nitro_enclaves."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._enclave: Optional[Dict[str, Any]] = None
+        self._listed_at = 0.0
+
+    def look(self) -> Dict[str, Any]:
+        """As ``probe``. Raises AgentError."""
+        enclave, port = self._enclave, self._config.control_port
+        if enclave and port is not None and time.monotonic() - self._listed_at < _LISTED_EVERY:
+            try:
+                return {**_state(enclave, port), "enclave": enclave}
+            except AgentError:
+                # Whether it ended, nitro-cli knows.
+                pass
+        self._enclave = None
+        found = probe(self._config)
+        self._enclave, self._listed_at = found["enclave"], time.monotonic()
+        return found
 
 
 def wait_until_up(config: Config, timeout: float) -> Dict[str, Any]:

@@ -98,10 +98,10 @@ def _checked(config: Config) -> Dict[str, Any]:
 def _watch(config: Config) -> NoReturn:
     """Look every five seconds; what is wrong three times in a row, or has ended, is started again. Raises AgentError."""
     misses = 0
-    publisher = publish.Publisher(config)
+    publisher, watch = publish.Publisher(config), health.Watch(config)
     while True:
         try:
-            state = health.probe(config)
+            state = watch.look()
             misses = 0
             publisher.healthy(state, wanted=_is_wanted(config.name))
         except AgentError as error:

@@ -15,7 +15,7 @@ from emulatedparent import INSTANCE, ROOT, hello_configuration
 
 from nitrokit.core.attestation import parse_document
 from nitrokit.core.nonces import enclave_nonce
-from nitrokit.emulation.nitro.hypervisor import NitroError
+from nitrokit.emulation.nitro.error import NitroError
 from nitrokit.host.bundle import MODULES, build_agent
 from nitrokit.host.config import AgentError, parse
 from nitrokit.host.renderer import MAX_DOCUMENT, render_document

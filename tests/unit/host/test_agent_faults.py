@@ -1,6 +1,7 @@
 """The agent among programs that fail: nitro-cli and the allocator that refuse or lie, hostile enclaves, damaged configurations. The programs are scripts; the agent is the deployed file."""
 
 import json
+import subprocess
 
 import pytest
 from fakeparent import AGENT, DOCKER, STEPS, configuration, frame, kill_when_hanging, pcrs, pretend_running
@@ -202,6 +203,61 @@ def test_a_hostile_enclave_gets_an_error_and_no_traceback(parent, answer, comman
     refused = parent.step(command)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "agent/" in refused.stderr
+
+
+_LOOKS = """import sys, time
+sys.path.insert(0, "/opt/nitrokit/agent.pyz")
+from nitrokit.host import health
+from nitrokit.host.config import AgentError, parse
+watch, begun = health.Watch(parse(open("/etc/nitrokit/hello.json").read())), time.monotonic()
+for line in sys.stdin:
+    later = begun + float(line)
+    health.time.monotonic = lambda: later
+    try:
+        print(watch.look()["enclave"]["Flags"], flush=True)
+    except AgentError as error:
+        print(error.slug, flush=True)
+"""
+
+
+@pytest.fixture
+def look(parent):
+    """What a watch says so many seconds after it began."""
+    pretend_running(parent)
+    command = [*parent.sandbox(), "/opt/nitrokit/python3", "-c", _LOOKS]
+    with subprocess.Popen(command, env=parent.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+        def once(seconds):
+            process.stdin.write(f"{seconds}\n")
+            process.stdin.flush()
+            return process.stdout.readline().strip()
+
+        yield once
+        process.stdin.close()
+
+
+def _listings(parent):
+    return sum(line == "nitro-cli describe-enclaves" for line in parent.log)
+
+
+def test_an_enclave_that_answers_is_listed_once_a_minute(parent, look):
+    """Each nitro-cli call is a process, and lines in its log."""
+    assert [look(seconds) for seconds in (0, 5, 10, 59)] == ["NONE"] * 4
+    assert _listings(parent) == 1
+    assert look(61) == "NONE"
+    assert _listings(parent) == 2
+
+
+def test_an_enclave_that_ended_or_is_another_one_is_noticed(parent, look):
+    assert look(0) == "NONE"
+    pretend_running(parent, Flags="DEBUG_MODE")
+    assert look(61) == "wrong-enclave"
+    pretend_running(parent)
+    assert look(62) == "NONE"
+    parent.control.answers[16] = b""
+    assert look(63) != "NONE"
+    (parent.folder / "var/fake/enclaves/hello.json").unlink()
+    assert look(64) == "not-running"
 
 
 def test_attest_prints_one_line_of_json(parent):

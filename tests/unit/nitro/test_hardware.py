@@ -13,7 +13,7 @@ from nitrokit.core import cbor
 from nitrokit.core.attestation import parse_document, verify_document
 from nitrokit.core.cose import CoseSign1
 from nitrokit.core.nsm import NsmClient, NsmError
-from nitrokit.emulation.nitro.hypervisor import NitroError
+from nitrokit.emulation.nitro.error import NitroError
 from nitrokit.emulation.nitro.pki import EmulatedPki
 from nitrokit.emulation.nitro.services import parse_allocator, parse_proxy_command
 from nitrokit.emulation.nitro.vring import GuestMemory, Vring

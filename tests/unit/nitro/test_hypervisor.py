@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from nitrokit.emulation.nitro.hypervisor import HEARTBEAT, HEARTBEAT_PORT, Hypervisor, NitroError
+from nitrokit.emulation.nitro.error import NitroError
+from nitrokit.emulation.nitro.hypervisor import HEARTBEAT, HEARTBEAT_PORT, Hypervisor
 
 
 class _Machine:

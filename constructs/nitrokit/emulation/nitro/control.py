@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nitrokit.emulation.nitro.hypervisor import NitroError
+from nitrokit.emulation.nitro.error import NitroError
 from nitrokit.emulation.nitro.listeners import UnixListener
 
 SOCKET_VARIABLE = "NITROKIT_HARDWARE"

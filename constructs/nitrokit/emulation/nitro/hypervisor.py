@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 from nitrokit.core.eif import Eif, EifError, read_eif
 from nitrokit.core.measurements import HASH_ALGORITHM, Measurements
+from nitrokit.emulation.nitro.error import NitroError
 from nitrokit.emulation.nitro.nsm import EmulatedNsm
 from nitrokit.emulation.nitro.pki import EmulatedPki
 from nitrokit.emulation.nitro.runners import Launch, Machine, Runner
@@ -31,14 +32,6 @@ MAX_ENCLAVES = 4
 HEARTBEAT_PORT, HEARTBEAT = 9000, b"\xb7"
 BOOT_TIMEOUT = 180.0  # 90 s for each started 6 GiB of EIF, and 90 s for each started 100 GiB of memory
 _RESERVED_CIDS = (0, 1, 2, 3, 0xFFFFFFFF)
-
-
-class NitroError(Exception):
-    """An error of nitro-cli, with its E-code."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 @dataclass

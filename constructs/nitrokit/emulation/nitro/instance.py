@@ -15,6 +15,7 @@ from pathlib import Path
 import nitrokit
 from nitrokit.emulation.interfaces import EmulationError, InstanceDescription, ScriptResult
 from nitrokit.emulation.nitro.control import SOCKET_VARIABLE, ControlServer, Operation
+from nitrokit.emulation.nitro.error import NitroError
 from nitrokit.emulation.nitro.hypervisor import Hypervisor
 from nitrokit.emulation.nitro.pki import EmulatedPki
 from nitrokit.emulation.nitro.runners import Runner
@@ -87,7 +88,6 @@ class EmulatedInstance:
     def _operations(self) -> dict[str, Operation]:
         hypervisor = self.hypervisor
         if not self._description.enclave_enabled:
-            from nitrokit.emulation.nitro.hypervisor import NitroError
 
             def refuse(*_: object) -> None:
                 raise NitroError(

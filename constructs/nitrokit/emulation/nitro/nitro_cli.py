@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nitrokit.emulation.nitro.control import call
-from nitrokit.emulation.nitro.hypervisor import NitroError
+from nitrokit.emulation.nitro.error import NitroError
 
 _HELP = "https://docs.aws.amazon.com/enclaves/latest/user/cli-errors.html"
 _CONFIG_KEYS = ("enclave_name", "cpu_count", "cpu_ids", "memory_mib", "eif_path", "enclave_cid", "debug_mode", "attach_console")

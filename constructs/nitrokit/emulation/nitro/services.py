@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nitrokit.emulation.nitro.hypervisor import Hypervisor, NitroError
+from nitrokit.emulation.nitro.error import NitroError
+from nitrokit.emulation.nitro.hypervisor import Hypervisor
 from nitrokit.emulation.nitro.listeners import UnixListener
 from nitrokit.emulation.nitro.units import ProgramUnit, Spawn, UnitError, parse_unit
 from nitrokit.runtime.streams import Relay
