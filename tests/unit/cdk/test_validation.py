@@ -13,9 +13,11 @@ from aws_cdk import aws_s3 as s3
 
 from nitrokit.cdk.enclave_host import EnclaveHost
 from nitrokit.cdk.enclave_key import EnclaveKey
+from nitrokit.cdk.validation.metadata import StackMetadata
 from nitrokit.cdk.validation.plugin import NitrokitChecks
 from nitrokit.core.key_policy import build_key_policy
 from nitrokit.core.measurements import Measurements, digest
+from nitrokit.errors import UsageError
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 ONE = Measurements(digest([b"one"]), digest([b"boot"]), digest([b"app"]))
@@ -135,6 +137,28 @@ def test_nested_stacks_are_read_and_acknowledged_by_themselves(app):
     (found,) = [one for one in _report(app)["violations"] if one["ruleName"] == "nitrokit/policy-change"]
     assert "Around/Nested/Key" in json.dumps(found["violatingConstructs"])
     assert '"Around/Key' not in json.dumps(found["violatingConstructs"])
+
+
+@pytest.mark.parametrize("path", ["no", "", "Prod", "Prod/S", "Prod/S/Outer", "Prod/S/Outer/Inner", "Prod/S/Outer/Inner/Key"])
+def test_a_rule_is_acknowledged_on_each_scope_of_what_breaks_it(app, path):
+    stack = cdk.Stack(cdk.Stage(app, "Prod"), "S")
+    inner = cdk.NestedStack(cdk.NestedStack(stack, "Outer"), "Inner")
+    key = _leaky(inner)
+    key.apply_removal_policy(cdk.RemovalPolicy.RETAIN)
+    if path == "no":
+        with pytest.raises(RuntimeError, match="nitrokit/policy-change"):
+            app.synth()
+        return
+    scope = next(one for one in key.node.scopes if one.node.path == path)
+    cdk.Validations.of(scope).acknowledge(cdk.Acknowledgment(id="nitrokit/policy-change", reason="a test"))
+    app.synth()
+
+
+def test_an_assembly_without_metadata_of_its_constructs_is_refused(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"artifacts": {"S": {"properties": {"templateFile": "S.template.json"}}}}')
+    with pytest.raises(UsageError, match="tells nothing of a stack's constructs") as caught:
+        StackMetadata("S", tmp_path / "S.template.json")
+    assert caught.value.code == "usage/assembly"
 
 
 def test_an_instance_that_demands_imdsv2_by_its_launch_template_is_well_made(app):
