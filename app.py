@@ -1,6 +1,9 @@
 """The reference deployment: one image, its key, its parents, their bootstrap and monitor. Composition only; settings come from context (docs/deploy.md)."""
 
+import gc
 import sys
+
+gc.disable()  # What imports and constructs make lives to the end, which is near.
 
 import aws_cdk as cdk
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,11 +16,17 @@ from nitrokit.emulation.demo.deployment import Cdk
 from nitrokit.emulation.local import LocalAws
 
 ROOT = Path(__file__).parents[1]
+_CHECKS = 10
 
 
 def in_service(autoscaling: Any) -> int:
     groups = autoscaling.describe_auto_scaling_groups()["AutoScalingGroups"]
     return sum(one["LifecycleState"] == "InService" for group in groups for one in group["Instances"])
+
+
+def check(client: Any, function: str) -> Any:
+    """What one run of check_enclaves found, by enclave. One machine may be too slow to answer for a hundred in the time that each host has."""
+    return json.loads(client.invoke(FunctionName=function, Payload=b"{}")["Payload"].read())["totals"]
 
 
 def measure(hosts: int) -> dict[str, float]:
@@ -38,9 +45,13 @@ def measure(hosts: int) -> dict[str, float]:
         while in_service(local.client("autoscaling")) < hosts:
             time.sleep(0.5)
         attested = time.perf_counter()
-        answer = json.loads(local.client("lambda").invoke(FunctionName=outputs["MonitorFunctionName"], Payload=b"{}")["Payload"].read())
-        assert answer["totals"] == {"hello": {"PASS": hosts}}, answer
-        return {"deployed": deployed - started, "all in service": attested - started, "all checked": time.perf_counter() - attested}
+        checks = 1
+        while (totals := check(local.client("lambda"), outputs["MonitorFunctionName"])) != {"hello": {"PASS": hosts}}:
+            print(f"not all answered in time: {totals}", file=sys.stderr)
+            checks += 1
+            assert checks <= _CHECKS, totals
+        all_checked = time.perf_counter() - attested
+        return {"deployed": deployed - started, "all in service": attested - started, "all checked": all_checked, "checks": checks}
     finally:
         local.close()
         shutil.rmtree(work)
@@ -52,9 +63,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     few, many = measure(2), measure(options.hosts)
+    checks = {"2": few.pop("checks"), str(options.hosts): many.pop("checks")}
     further = {name: (many[name] - few[name]) / (options.hosts - 2) for name in few}
     if options.json:
-        print(json.dumps({"seconds": {"2": few, str(options.hosts): many}, "per further host": further}, indent=2))
+        print(json.dumps({"seconds": {"2": few, str(options.hosts): many}, "per further host": further, "checks": checks}, indent=2))
         return
     for name in few:
         print(f"{few[name]:8.2f} s  {many[name]:8.2f} s  {further[name]:6.2f} s a further host  {name} (2 hosts, {options.hosts} hosts)")
