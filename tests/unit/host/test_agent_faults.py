@@ -226,14 +226,15 @@ def look(parent):
     pretend_running(parent)
     command = [*parent.sandbox(), "/opt/nitrokit/python3", "-c", _LOOKS]
     with subprocess.Popen(command, env=parent.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        questions, answers = process.stdin, process.stdout
+        assert questions is not None and answers is not None
 
         def once(seconds):
-            process.stdin.write(f"{seconds}\n")
-            process.stdin.flush()
-            return process.stdout.readline().strip()
+            print(seconds, file=questions, flush=True)
+            return answers.readline().strip()
 
         yield once
-        process.stdin.close()
+        questions.close()
 
 
 def _listings(parent):

@@ -57,6 +57,6 @@ def _is_below(path: str, scope: str) -> bool:
 
 def _read(template: Path) -> dict[str, Any]:
     artifacts = json.loads(template.with_name("manifest.json").read_text())["artifacts"].values()
-    stack = next((one for one in artifacts if (one.get("properties") or {}).get("templateFile") == template.name), {})
+    stack: dict[str, Any] = next((one for one in artifacts if (one.get("properties") or {}).get("templateFile") == template.name), {})
     beside = stack.get("additionalMetadataFile")
     return {**(stack.get("metadata") or {}), **(json.loads(template.with_name(beside).read_text()) if beside else {})}
