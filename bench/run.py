@@ -13,6 +13,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 EMPTY_APP = "import aws_cdk as cdk; app = cdk.App(); cdk.Stack(app, 'Empty'); app.synth()\n"
+# What the CDK itself takes for the template of app.py: none of its constructs, and none of ours.
+TEMPLATE_APP = """import aws_cdk as cdk
+from aws_cdk.cloudformation_include import CfnInclude
+app = cdk.App(analytics_reporting=False)
+stack = cdk.Stack(app, 'Same', synthesizer=cdk.DefaultStackSynthesizer(generate_bootstrap_version_rule=False))
+CfnInclude(stack, 'Template', template_file={template!r})
+app.synth()
+"""
 FURTHER = 8
 PATH = os.pathsep.join([str(ROOT / ".venv/bin"), str(ROOT / "node_modules/.bin"), os.environ["PATH"]])
 # As users have it: Python keeps the bytecode of what it imports.
@@ -41,9 +49,12 @@ def measure(*, cold: bool) -> dict[str, float]:
     demo = ["nitrokit", "local", "demo", "--json"]
     times = {"empty Python process": seconds([python, "-c", ""], runs=5), "nitrokit --help": seconds(["nitrokit", "--help"], runs=5)}
     with tempfile.TemporaryDirectory() as folder:
-        empty = Path(folder) / "empty.py"
+        empty, included = Path(folder) / "empty.py", Path(folder) / "included.py"
         empty.write_text(EMPTY_APP)
-        apps = {"synth of an empty app": f"{python} {empty}", "synth of app.py (image cached)": f"{python} app.py"}
+        seconds(synth(f"{python} app.py", f"{folder}/app"))
+        included.write_text(TEMPLATE_APP.format(template=f"{folder}/app/NitrokitHello.template.json"))
+        files = {"an empty app": str(empty), "app.py's template alone": str(included), "app.py (image cached)": "app.py"}
+        apps = {f"synth of {name}": f"{python} {path}" for name, path in files.items()}
         # In turns, the first of which only warms up: what else the machine does hits both.
         rounds = []
         for number in range(4):
@@ -62,6 +73,7 @@ def ratios(times: dict[str, float]) -> dict[str, float]:
     pairs = [
         ("nitrokit --help", "empty Python process"),
         ("synth of app.py (image cached)", "synth of an empty app"),
+        ("synth of app.py's template alone", "synth of an empty app"),
         ("synth of app.py (image cached), new folder", "synth of an empty app, new folder"),
         ("synth of a further enclave", "synth of an empty app"),
         ("demo, cold", "demo, warm"),
