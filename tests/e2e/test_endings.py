@@ -16,10 +16,15 @@ ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
+def _heed_ctrl_c():
+    """A shell starts what it puts into the background with SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _start(stderr):
     environment = {**os.environ, "PATH": os.pathsep.join([str(ROOT / "node_modules/.bin"), os.environ["PATH"]])}
     command = [sys.executable, "-m", "nitrokit.cli", "local", "demo", "--runner", "process", "--json"]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True, preexec_fn=_heed_ctrl_c)
 
 
 def _users_of(folder):

@@ -102,17 +102,17 @@ def _object(config: Config) -> List[str]:
 
 
 def _size(config: Config) -> int:
-    text = _s3api(["head-object", *_object(config), "--output", "json"], "finding the image", timeout=60)
+    text = _s3(["aws", "s3api", "head-object", *_object(config), "--output", "json"], "finding the image", timeout=60)
     try:
         return int(json.loads(text)["ContentLength"])
     except (ValueError, KeyError, TypeError) as error:
         raise AgentError("image", "S3 does not tell the image's size", got=text[:200]) from error
 
 
-def _s3api(arguments: List[str], what: str, *, timeout: float) -> str:
+def _s3(command: List[str], what: str, *, timeout: float) -> str:
     """A call of S3; one that is refused is told with what the role needs. S3 names the key to GetObject only: a HEAD has no body (S3 API Reference HeadObject)."""
     try:
-        return run(["aws", "s3api", *arguments], what, "image", timeout=timeout)
+        return run(command, what, "image", timeout=timeout)
     except AgentError as error:
         if any(sign in str(error.got) for sign in _REFUSED):
             needs = "s3:GetObject for the parent's role, and kms:Decrypt on the key that encrypts the bucket, if there is one"
@@ -124,11 +124,11 @@ def _s3api(arguments: List[str], what: str, *, timeout: float) -> str:
 def _range(config: Config, part: Path, start: int, end: int) -> Path:
     """Bytes ``start`` to ``end`` of the object as a file. A range that fails is tried again: S3 may be slow or busy."""
     chunk = part.with_suffix(".chunk")
-    command = ["get-object", *_object(config), "--range", f"bytes={start}-{end - 1}", str(chunk)]
+    command = ["aws", "s3api", "get-object", *_object(config), "--range", f"bytes={start}-{end - 1}", str(chunk)]
     for attempt in range(_TRIES):
         remove(chunk)
         try:
-            _s3api(command, "fetching the image", timeout=300)
+            _s3(command, "fetching the image", timeout=300)
             if chunk.stat().st_size == end - start:
                 return chunk
             error = AgentError("image", "S3 gave a part of what was asked for", got=chunk.stat().st_size, expected=end - start)
