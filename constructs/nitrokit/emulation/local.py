@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import warnings
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -17,6 +18,9 @@ from nitrokit.emulation.nitro.instance import EmulatedInstance
 from nitrokit.emulation.nitro.pki import EmulatedPki
 from nitrokit.emulation.nitro.runners import choose_runner
 
+_FILES = 1 << 16
+"""Each parent takes some ten; a shell's usual limit of 1,024 ends a fleet at about a hundred."""
+
 
 class LocalAws:
     """Started when made, stopped by ``close``. ``runner``: auto, qemu or process. Raises EmulationError."""
@@ -26,6 +30,7 @@ class LocalAws:
 
     def __init__(self, work: Path, *, environment: Mapping[str, str], runner: str, note: Callable[[str], None]) -> None:
         warnings.filterwarnings("ignore", module="moto")
+        _allow_files()
         self._work = work
         self._runner = choose_runner(environment, runner)
         self._pki = EmulatedPki(_now, self.region)
@@ -103,3 +108,10 @@ class LocalAws:
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def _allow_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

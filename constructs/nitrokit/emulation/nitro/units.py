@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import shlex
 import signal
 import socket
@@ -43,6 +42,7 @@ class ProgramUnit:
         self._spawn, self._inside, self._journal = spawn, inside, journal
         notify.unlink(missing_ok=True)
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._notify.settimeout(_POLL)
         self._notify.bind(str(notify))
         self._stopping = threading.Event()
         self._settled = threading.Event()
@@ -123,8 +123,10 @@ class ProgramUnit:
         return process.wait()
 
     def _messages(self) -> list[str]:
-        ready, _, _ = select.select([self._notify], [], [], _POLL)
-        return self._notify.recv(4096).decode().splitlines() if ready else []
+        try:
+            return self._notify.recv(4096).decode().splitlines()
+        except TimeoutError:
+            return []
 
     def _become_active(self) -> None:
         self.active = True
