@@ -62,6 +62,8 @@ def main() -> None:
     parser.add_argument("--hosts", type=int, default=100)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.hosts < 3:
+        parser.error(f"--hosts is {options.hosts}; expected 3 or more, which are set beside a fleet of two")
     few, many = measure(2), measure(options.hosts)
     checks = {"2": few.pop("checks"), str(options.hosts): many.pop("checks")}
     further = {name: (many[name] - few[name]) / (options.hosts - 2) for name in few}
