@@ -1,9 +1,8 @@
 """The reference deployment: one image, its key, its parents, their bootstrap and monitor. Composition only; settings come from context (docs/deploy.md)."""
 
-import gc
-import sys
+from nitrokit.cdk.quick import quick_synthesis
 
-gc.disable()  # What imports and constructs make lives to the end, which is near.
+quick_synthesis()
 
 import aws_cdk as cdk
 
@@ -53,7 +52,7 @@ def main() -> None:
         EnclaveStack(app, "NitrokitHello", read_settings(app))
         cdk.Validations.of(app).add_plugins(NitrokitChecks())
     except NitrokitError as error:
-        sys.exit(f"error: {error}")
+        raise SystemExit(f"error: {error}") from None
     app.synth()
 
 

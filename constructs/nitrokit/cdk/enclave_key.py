@@ -75,6 +75,7 @@ class EnclaveKey(AttestedKey):
             # The check wants the caller to be able to change the policy again, which nobody is, or somebody else.
             bypass_policy_lockout_safety_check=sealed or not self._is_deployment_role(administrator_arn),
         )
+        self._arn = self._key.attr_arn
         self._key.cfn_options.deletion_policy = CfnDeletionPolicy.RETAIN
         self._key.cfn_options.update_replace_policy = CfnDeletionPolicy.RETAIN
         if not sealed:
@@ -114,7 +115,7 @@ class EnclaveKey(AttestedKey):
     @jsii.member(jsii_name="keyArn")
     def key_arn(self) -> str:
         """The key's ARN."""
-        return self._key.attr_arn
+        return self._arn
 
     @property
     @jsii.member(jsii_name="keyId")

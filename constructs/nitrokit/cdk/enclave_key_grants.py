@@ -131,8 +131,7 @@ class EnclaveKeyGrants:
 
     def _is_foreign(self, grantee: iam.IGrantable) -> bool:
         theirs, ours = grantee.grant_principal.principal_account, self._key.env.account
-        are_open = Token.is_unresolved(theirs), Token.is_unresolved(ours)
-        return theirs not in (None, ours) and are_open != (True, True)
+        return theirs not in (None, ours) and not (Token.is_unresolved(theirs) and Token.is_unresolved(ours))
 
 
 @jsii.implements(iam.IResourceWithPolicyV2)

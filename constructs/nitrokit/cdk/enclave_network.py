@@ -205,5 +205,6 @@ def _s3_statements() -> list[iam.PolicyStatement]:
 
 def _public_read(*buckets: str) -> iam.PolicyStatement:
     """Dnf asks without credentials, so no condition on the caller would match."""
-    arns = [f"arn:{Aws.PARTITION}:s3:::{bucket.format(region=Aws.REGION)}/*" for bucket in buckets]
+    partition, region = Aws.PARTITION, Aws.REGION
+    arns = [f"arn:{partition}:s3:::{bucket.format(region=region)}/*" for bucket in buckets]
     return iam.PolicyStatement(principals=[iam.AnyPrincipal()], actions=["s3:GetObject"], resources=arns)

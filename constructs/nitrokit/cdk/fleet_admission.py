@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aws_cdk import Duration, Stack
+from aws_cdk import ArnFormat, Duration, Stack
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_lambda as lambda_
@@ -99,7 +99,7 @@ class FleetAdmission(Construct):
             "autoscaling:CompleteLifecycleAction",
             service="autoscaling",
             resource="autoScalingGroup",
-            separator=":",
+            arn_format=ArnFormat.COLON_RESOURCE_NAME,
             name="",
             reason="the group waits for this function, so its name is not known; the condition is its tag",
             conditions={"StringEquals": {f"autoscaling:ResourceTag/{FLEET_TAG}": fleet.tag_value}},

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aws_cdk import Acknowledgment, Duration, Stack, Validations
+from aws_cdk import Acknowledgment, ArnFormat, Duration, Stack, Validations
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
@@ -17,11 +17,11 @@ from constructs import Construct
 
 from nitrokit.cdk.bundling import bundle
 from nitrokit.cdk.known import need, need_type, need_within
-from nitrokit.cdk.wildcards import acknowledge_wildcards
+from nitrokit.cdk.wildcards import acknowledge_wildcards, finding
 
 LONGEST_SCHEDULE = 302_400
 """Seconds: two periods are what an alarm looks back here, at most seven days (CloudWatch API Reference "PutMetricAlarm", EvaluationPeriods)."""
-_LETTERS_KEPT = Duration.days(14)
+_LETTERS_KEPT, _PERIOD = Duration.days(14), Duration.minutes(5)
 _CONCURRENCY = range(1, 100_001)
 """With none reserved a function never runs (AWS Lambda Developer Guide "Reserved concurrency")."""
 
@@ -52,6 +52,7 @@ class MonitorFunction(Construct):
         memory_size: int = 512,
     ) -> None:
         super().__init__(scope, id)
+        self._stack = Stack.of(self)
         need(FunctionOptions, options=options)
         need_type(lambda_.Runtime, runtime=options.runtime)
         need_type(lambda_.Architecture, architecture=options.architecture)
@@ -96,11 +97,10 @@ class MonitorFunction(Construct):
         name: str,
         reason: str,
         conditions: Mapping[str, Any] | None = None,
-        separator: str = "/",
+        arn_format: ArnFormat = ArnFormat.SLASH_RESOURCE_NAME,
     ) -> None:
-        """The same on every ``resource`` whose name begins with ``name``, knowingly: ``reason``. ``separator``: what stands between the two in ARNs of this service."""
-        stack = Stack.of(self)
-        arns = f"arn:{stack.partition}:{service}:{stack.region}:{stack.account}:{resource}{separator}{name}*"
+        """The same on every ``resource`` whose name begins with ``name``, knowingly: ``reason``."""
+        arns = self._stack.format_arn(service=service, resource=resource, resource_name=f"{name}*", arn_format=arn_format)
         self.role.add_to_policy(iam.PolicyStatement(actions=list(actions), resources=[arns], conditions=conditions))
         acknowledge_wildcards(self.role, arns, reason=reason)
 
@@ -122,19 +122,17 @@ class MonitorFunction(Construct):
 
     def arn(self, service: str, resource: str, name: str) -> str:
         """The ARN of something in this stack's account and Region."""
-        return Stack.of(self).format_arn(service=service, resource=resource, resource_name=name)
+        return self._stack.format_arn(service=service, resource=resource, resource_name=name)
 
     def _make_queue(self) -> sqs.Queue:
-        queue = sqs.Queue(self, "DeadLetters", encryption=sqs.QueueEncryption.SQS_MANAGED, enforce_ssl=True, retention_period=_LETTERS_KEPT)
-        Validations.of(queue).acknowledge(Acknowledgment(id="AwsSolutions-SQS3", reason="it is the dead-letter queue"))
-        return queue
+        return sqs.Queue(self, "DeadLetters", encryption=sqs.QueueEncryption.SQS_MANAGED, enforce_ssl=True, retention_period=_LETTERS_KEPT)
 
     def _make_alarms(self, name: str) -> list[cloudwatch.Alarm]:
         title = name.replace("_", " ")
         errors = cloudwatch.Alarm(
             self,
             "Errors",
-            metric=self.function.metric_errors(period=Duration.minutes(5)),
+            metric=self.function.metric_errors(period=_PERIOD),
             threshold=1,
             evaluation_periods=1,
             treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
@@ -143,7 +141,7 @@ class MonitorFunction(Construct):
         letters = cloudwatch.Alarm(
             self,
             "Unhandled",
-            metric=self.dead_letters.metric_approximate_number_of_messages_visible(period=Duration.minutes(5)),
+            metric=self.dead_letters.metric_approximate_number_of_messages_visible(period=_PERIOD),
             threshold=1,
             evaluation_periods=1,
             treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
@@ -153,6 +151,6 @@ class MonitorFunction(Construct):
 
     def _acknowledge(self) -> None:
         runtime = "the runtime is the app's choice (context nitrokit:lambdaRuntime), of those that the pinned wheels and the local emulation support"
-        Validations.of(self.function).acknowledge(Acknowledgment(id="AwsSolutions-L1", reason=runtime))
         wide = "X-Ray's writes, and what Service Authorization Reference says takes no resource"
-        acknowledge_wildcards(self.role, "*", reason=wide)
+        reasons = {"AwsSolutions-SQS3": "it is the dead-letter queue", "AwsSolutions-L1": runtime, finding("*"): wide}
+        Validations.of(self).acknowledge(*(Acknowledgment(id=id, reason=reason) for id, reason in reasons.items()))

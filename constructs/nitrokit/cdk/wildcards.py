@@ -19,11 +19,14 @@ def acknowledge_wildcards(construct: object, *wildcards: str, reason: str) -> No
     if not Construct.is_construct(construct):
         return
     scope = cast("IConstruct", construct)
-    stack = Stack.of(scope)
-    for wildcard in wildcards:
-        kind = "Action" if _ACTION.fullmatch(wildcard) else "Resource"
-        finding = f"AwsSolutions-IAM5[{kind}::{_shown(stack.resolve(wildcard))}]"
-        Validations.of(scope).acknowledge(Acknowledgment(id=finding, reason=reason))
+    found = Stack.of(scope).resolve(list(wildcards))
+    Validations.of(scope).acknowledge(*(Acknowledgment(id=finding(one), reason=reason) for one in found))
+
+
+def finding(wildcard: Any) -> str:
+    """Its id, of an action or resource as it stands in the template."""
+    kind = "Action" if isinstance(wildcard, str) and _ACTION.fullmatch(wildcard) else "Resource"
+    return f"AwsSolutions-IAM5[{kind}::{_shown(wildcard)}]"
 
 
 def _shown(value: Any) -> str:
