@@ -38,7 +38,8 @@ class EnclaveKey(AttestedKey):
       must be named and alone may change it: whoever that is could open everything. For changes by ``cdk deploy`` it is ``EnclaveKey.deployment_role_arn(self)``.
     - ``multi_region``: default False; True is refused: policy, grants and aliases of a replica are its own; create an EnclaveKey in each Region.
     - ``description``: default: names the images.
-    - The key stays when the stack goes (deletion would destroy data), and rotates every year.
+    - The key stays when the stack goes (deletion would destroy data), but not when the deployment that makes it fails: KMS then deletes it after 30 days, until when that can be undone
+      (CloudFormation User Guide "DeletionPolicy attribute", RetainExceptOnCreate). It rotates every year.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class EnclaveKey(AttestedKey):
             bypass_policy_lockout_safety_check=sealed or not self._is_deployment_role(administrator_arn),
         )
         self._arn = self._key.attr_arn
-        self._key.cfn_options.deletion_policy = CfnDeletionPolicy.RETAIN
+        self._key.cfn_options.deletion_policy = CfnDeletionPolicy.RETAIN_EXCEPT_ON_CREATE
         self._key.cfn_options.update_replace_policy = CfnDeletionPolicy.RETAIN
         if not sealed:
             reason = f"sealed=False: {administrator_arn} alone may change the policy, knowingly"

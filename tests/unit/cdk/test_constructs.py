@@ -69,7 +69,7 @@ def test_the_host_has_enclaves_imdsv2_encryption_and_no_way_in(template):
 def test_the_keys_policy_opens_for_the_locked_image_alone(template, measurements):
     key = next(iter(template.find_resources("AWS::KMS::Key").values()))
     assert (key["DeletionPolicy"], key["Properties"]["BypassPolicyLockoutSafetyCheck"], key["Properties"]["EnableKeyRotation"]) == (
-        "Retain",
+        "RetainExceptOnCreate",
         True,
         True,
     )

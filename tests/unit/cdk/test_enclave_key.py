@@ -148,12 +148,15 @@ def test_sealed_is_the_default_and_an_alias_stays_where_it_is(stack, host, image
     template.has_resource("AWS::KMS::Alias", {"Properties": {"AliasName": "alias/data"}, "DeletionPolicy": "Retain"})
     template.has_resource(
         "AWS::KMS::Key",
-        {"Properties": {"BypassPolicyLockoutSafetyCheck": True}, "DeletionPolicy": "Retain", "UpdateReplacePolicy": "Retain"},
+        {"Properties": {"BypassPolicyLockoutSafetyCheck": True}, "DeletionPolicy": "RetainExceptOnCreate", "UpdateReplacePolicy": "Retain"},
     )
     policy = policy_of(stack)
     for action in ("PutKeyPolicy", "UpdateAlias", "DeleteAlias"):
         decision = evaluate(policy, AccessRequest(f"kms:{action}", f"arn:aws:iam::{ACCOUNT}:role/admin", ACCOUNT))
         assert (decision.reason, decision.delegated_to_iam) == ("explicit deny", False)
+    # Else a first deployment that fails could not be rolled back.
+    deployer = AccessRequest("kms:ScheduleKeyDeletion", f"arn:aws:iam::{ACCOUNT}:role/cdk-hnb659fds-cfn-exec-role-{ACCOUNT}-eu-west-1", ACCOUNT)
+    assert evaluate(policy, deployer).delegated_to_iam
 
 
 def test_a_key_that_cdk_deploy_may_change_keeps_kms_own_check(stack, host, image, policy_of):

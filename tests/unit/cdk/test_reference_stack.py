@@ -178,7 +178,7 @@ def test_cfn_lint_has_no_errors(whole):
 def test_the_key_is_sealed_stays_and_opens_for_the_lock_alone(whole, locked):
     template, _ = whole
     (resource,) = _resources(template, "AWS::KMS::Key")
-    assert (resource["DeletionPolicy"], resource["UpdateReplacePolicy"]) == ("Retain", "Retain")
+    assert (resource["DeletionPolicy"], resource["UpdateReplacePolicy"]) == ("RetainExceptOnCreate", "Retain")
     properties = resource["Properties"]
     assert properties["BypassPolicyLockoutSafetyCheck"] is True
     statements = properties["KeyPolicy"]["Statement"]

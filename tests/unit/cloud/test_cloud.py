@@ -294,6 +294,26 @@ def test_a_resource_that_cannot_be_updated_is_not_forgotten(local):
     assert (after["LogicalResourceId"], after["PhysicalResourceId"]) == ("Instance", before["PhysicalResourceId"])
 
 
+def test_what_is_retained_stays_when_it_leaves_the_stack_and_when_the_stack_goes(local):
+    policies = ("Delete", "Retain", "RetainExceptOnCreate")
+
+    def parameters(*names, **more):
+        return {name: {"Type": "AWS::SSM::Parameter", "Properties": {"Name": f"/kept/{name}", "Type": "String", "Value": "x"}, **more} for name in names}
+
+    leaving = {name: one for policy in policies for name, one in parameters(f"Leaves{policy}", DeletionPolicy=policy).items()}
+    staying = {name: one for policy in policies for name, one in parameters(f"Stays{policy}", DeletionPolicy=policy).items()}
+    assert _deploy(local, "retaining", {**leaving, **staying})[0] == "CREATE_COMPLETE"
+    client = local.client("cloudformation")
+    client.create_change_set(StackName="retaining", ChangeSetName="d", ChangeSetType="UPDATE", TemplateBody=json.dumps({"Resources": staying}))
+    client.execute_change_set(StackName="retaining", ChangeSetName="d")
+    client.get_waiter("stack_update_complete").wait(StackName="retaining", WaiterConfig={"Delay": 1})
+    there = {one["Name"].removeprefix("/kept/") for one in local.client("ssm").get_parameters_by_path(Path="/kept")["Parameters"]}
+    assert there == {*staying, "LeavesRetain", "LeavesRetainExceptOnCreate"}
+    client.delete_stack(StackName="retaining")
+    there = {one["Name"].removeprefix("/kept/") for one in local.client("ssm").get_parameters_by_path(Path="/kept")["Parameters"]}
+    assert there == {"LeavesRetain", "LeavesRetainExceptOnCreate", "StaysRetain", "StaysRetainExceptOnCreate"}
+
+
 def test_an_unknown_change_set_is_said_to_be_unknown(local):
     assert _code(local.client("cloudformation").describe_change_set, ChangeSetName="nobody", StackName="nothing") == "ChangeSetNotFound"
 

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from nitrokit.emulation.cloud import custom_resources, patching, wait_conditions
-from nitrokit.emulation.cloud.dependencies import custom_resources_first, ordered_diff
+from nitrokit.emulation.cloud.dependencies import custom_resources_first, ordered_diff, unless_retained
 from nitrokit.emulation.cloud.ssm import Outcome, SystemsManager
 
 _NO_BEHAVIOUR = (
@@ -61,6 +61,7 @@ def install(
         resources,
         build_resource_diff=ordered_diff(resources.build_resource_diff),
         delete=custom_resources_first(resources.delete),
+        _delete_resource=unless_retained(resources._delete_resource),
         parse_ssm_parameter=_resolved_once(resources.parse_ssm_parameter),
     )
     put(Instance, create_from_cloudformation_json=classmethod(_instance_with_options(Instance.create_from_cloudformation_json.__func__)))

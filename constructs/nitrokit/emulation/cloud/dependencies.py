@@ -36,12 +36,26 @@ def custom_resources_first(original: Callable[[Any], None]) -> Callable[[Any], N
     def delete(resource_map: Any) -> None:
         templates, resources = resource_map._resource_json_map, resource_map._parsed_resources
         for name in reversed(dependency_order(templates)):
-            if is_custom(templates[name]["Type"]) and templates[name].get("DeletionPolicy") != "Retain" and resources.get(name):
+            if is_custom(templates[name]["Type"]) and not _is_retained(templates[name]) and resources.get(name):
                 resource_map._delete_resource(resources[name], templates[name])
                 del resources[name]
         original(resource_map)
 
     return delete
+
+
+def unless_retained(original: Callable[..., None]) -> Callable[..., None]:
+    """What has the DeletionPolicy Retain, or RetainExceptOnCreate, stays when it leaves its stack, or the stack goes (CloudFormation User Guide "DeletionPolicy attribute")."""
+
+    def delete_resource(resource_map: Any, parsed_resource: Any, resource_json: Mapping[str, Any]) -> None:
+        if not _is_retained(resource_json):
+            original(resource_map, parsed_resource, resource_json)
+
+    return delete_resource
+
+
+def _is_retained(template: Mapping[str, Any]) -> bool:
+    return template.get("DeletionPolicy") in ("Retain", "RetainExceptOnCreate")
 
 
 def dependency_order(resources: Mapping[str, Any]) -> list[str]:
