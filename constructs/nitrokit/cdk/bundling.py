@@ -40,14 +40,14 @@ def lambda_folder(name: str) -> Path:
 def bundle(name: str, *, python: str, architecture: str) -> Path:
     """The asset of a function of CLOSURES, as a zip file: the CDK copies one file, where a folder costs it each file of hundreds.
 
-    ``python``: e.g. "3.13"; ``architecture``: x86_64 or arm64. Raises BundlingError, UsageError for a runtime that is not Python 3.
+    ``python``: e.g. "3.13"; ``architecture``: x86_64 or arm64. Raises BundlingError, UsageError for a runtime that nitrokit does not run on.
     """
-    if not re.fullmatch(r"3\.\d+", python):
+    if not re.fullmatch(r"3\.(1[1-9]|[2-9]\d)", python):
         raise UsageError(
             "lambda-runtime",
-            "the function needs a Python runtime",
+            "the function needs another runtime",
             got=python,
-            expected="e.g. python3.13",
+            expected="Python 3.11 or newer, e.g. python3.13",
             do="correct nitrokit:lambdaRuntime",
         )
     folder, package, closure = lambda_folder(name), Path(nitrokit.__file__).parent, CLOSURES[name]

@@ -12,10 +12,12 @@ from nitrokit.cdk.attestation_monitor import NAMESPACE, SERVICE, AttestationMoni
 from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
 from nitrokit.cdk.enclave_fleet import EnclaveFleet
 from nitrokit.cdk.enclave_host import EnclaveHost
-from nitrokit.cdk.known import need_each, need_known, need_type
+from nitrokit.cdk.known import need_each, seconds
 from nitrokit.core.reference_values import ReferenceValues
 
 _WIDTH = 12
+_PERIODS = range(60, 86_401, 60)
+"""Seconds (CloudWatch API Reference "MetricStat", Period)."""
 _COUNTS = {"EnclavesPassed": "as locked", "EnclavesFailed": "drift", "EnclavesUnreachable": "not reachable"}
 _REASONS = (
     "fields @timestamp, verdict, run_id, failures.0.enclave, failures.0.instance_id, failures.0.code, failures.0.reason",
@@ -47,13 +49,12 @@ class EnclaveDashboard(Construct):
         period: Duration | None = None,
     ) -> None:
         super().__init__(scope, id)
-        need_known(period=period)
-        need_type(Duration, period=period)
         need_each(AttestationMonitor, monitors=monitors)
         need_each(EnclaveBootstrap, bootstraps=bootstraps)
         need_each((EnclaveHost, EnclaveFleet), parents=parents)
         need_each(cloudwatch.IAlarm, alarms=alarms)
-        self._period = period or Duration.minutes(5)
+        self._period = Duration.minutes(5) if period is None else period
+        seconds("period", self._period, _PERIODS)
         self.dashboard = cloudwatch.Dashboard(self, "Dashboard", period_override=cloudwatch.PeriodOverride.AUTO)
         shown = [*alarms, *(alarm for monitor in monitors for alarm in monitor.alarms)]
         if shown:

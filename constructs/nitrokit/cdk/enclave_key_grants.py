@@ -22,6 +22,9 @@ from nitrokit.core.reference_values import ReferenceValues
 
 _NAME = re.compile(r"[0-9]{12}|arn:aws[a-z-]*:(?:iam|sts)::[0-9]{12}:\S+")
 
+_TOGETHER = 70
+"""Data owners of one statement, which must fit into one parameter of the guard's (nitrokit.cdk.monitor_settings)."""
+
 
 class MeasuredImage(Protocol):
     """What a key needs of an image: ``EnclaveImage`` has it."""
@@ -47,7 +50,9 @@ class KeyPolicy:
 
     def document(self) -> dict[str, Any]:
         """The policy. Raises PolicyError."""
-        plain: list[tuple[Any, Mapping[str, Any]]] = [(self.owners, {})] if self.owners else []
+        plain: list[tuple[Any, Mapping[str, Any]]] = [
+            (self.owners[start : start + _TOGETHER], {}) for start in range(0, len(self.owners), _TOGETHER)
+        ]
         return policy_for(
             self.openings,
             account=self.account,

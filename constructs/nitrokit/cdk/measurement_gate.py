@@ -13,7 +13,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
 from constructs import Construct, IConstruct
 
-from nitrokit.cdk.known import seconds
+from nitrokit.cdk.known import need, need_each, need_type, seconds
 from nitrokit.cdk.wildcards import BUCKET_WRITES, acknowledge_wildcards
 from nitrokit.gate.access import access_policy
 
@@ -56,6 +56,10 @@ class MeasurementGate(Construct):
         environment: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(scope, id)
+        need(str, images=images, synth=synth)
+        need_each(str, install=install)
+        need_type(codebuild.IBuildImage, build_image=build_image)
+        need_type(Mapping, environment=environment)
         self._images, self._install, self._synth = images, list(install), synth
         self._health = seconds("health_timeout", health_timeout or Duration.minutes(30), _HEALTH)
         image = build_image or codebuild.LinuxBuildImage.STANDARD_7_0

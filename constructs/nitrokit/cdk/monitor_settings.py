@@ -11,7 +11,7 @@ import jsii
 from aws_cdk import IStableStringProducer, Lazy, Names, Stack, Token
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_ssm as ssm
-from constructs import Construct
+from constructs import Construct, IValidation
 
 from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
 from nitrokit.cdk.enclave_key import EnclaveKey
@@ -46,6 +46,8 @@ class MonitorSettings(Construct):
                 self._put("Key", f"keys/{self.name_of(key)}/{part}", Lazy.string(_Statements(key, part)))
             self._put("Key", f"keys/{self.name_of(key)}/aliases", Lazy.string(_Aliases(key)))
         self.version = digest.hexdigest()[:16]
+        if keys:
+            self.node.add_validation(_Check(keys))
 
     def _put(self, kind: str, name: str, value: str) -> None:
         # Intelligent: the standard tier ends at 4 KB.
@@ -99,19 +101,9 @@ class _Statements:
 
     @jsii.member(jsii_name="produce")
     def produce(self) -> str:
-        resource = cast("kms.CfnKey", self._key.node.default_child)
-        stack = Stack.of(self._key)
-        statements = stack.resolve(resource.key_policy)["Statement"]
-        packed = pack(statements)
-        if len(packed) > _PARTS:
-            raise PolicyError(
-                "guard-size",
-                "the key's policy is larger than its guard can hold",
-                got=len(statements),
-                expected="fewer sets of measurements",
-            )
+        packed = _packed(self._key)
         own = packed[self._part] if self._part < len(packed) else []
-        return stack.to_json_string({"key": self._key.key_arn, "statements": _as_tokens(own)})
+        return Stack.of(self._key).to_json_string({"key": self._key.key_arn, "statements": _as_tokens(own)})
 
 
 @jsii.implements(IStableStringProducer)
@@ -126,14 +118,49 @@ class _Aliases:
         return Stack.of(self._key).to_json_string({"key": self._key.key_arn, "aliases": aliases_of(self._key)})
 
 
+@jsii.implements(IValidation)
+class _Check:
+    """A policy that the guard cannot hold does not synthesise."""
+
+    def __init__(self, keys: Sequence[EnclaveKey]) -> None:
+        self._keys = keys
+
+    @jsii.member(jsii_name="validate")
+    def validate(self) -> list[str]:
+        return [str(error) for key in self._keys if (error := _too_large(key)) is not None]
+
+
+def _too_large(key: EnclaveKey) -> PolicyError | None:
+    sizes = [_size(part) for part in _packed(key)]
+    if len(sizes) <= _PARTS and max(sizes) <= _PART:
+        return None
+    return PolicyError(
+        "guard-size",
+        f"the policy of {key.node.path} is larger than its guard can hold",
+        got=f"{sum(sizes)} bytes in {len(sizes)} parts, the largest of {max(sizes)}",
+        expected=f"at most {_PARTS} parts of {_PART}, no statement cut in two",
+        do="name fewer data owners, or owners with shorter ARNs (an account's root); retire sets of measurements; or leave the key out of keys=",
+    )
+
+
+def _packed(key: EnclaveKey) -> list[list[Any]]:
+    resource = cast("kms.CfnKey", key.node.default_child)
+    return pack(Stack.of(key).resolve(resource.key_policy)["Statement"])
+
+
 def pack(statements: Sequence[Any]) -> list[list[Any]]:
     """The statements in their order, each list small enough for one parameter, whatever its references become."""
     parts: list[list[Any]] = [[]]
     for one in statements:
-        if parts[-1] and len(json.dumps(longest([*parts[-1], one]))) > _PART:
+        if parts[-1] and _size([*parts[-1], one]) > _PART:
             parts.append([])
         parts[-1].append(one)
     return parts
+
+
+def _size(statements: Sequence[Any]) -> int:
+    """Bytes in JSON."""
+    return len(json.dumps(longest(statements)))
 
 
 def _as_tokens(value: Any) -> Any:

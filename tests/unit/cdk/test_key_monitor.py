@@ -96,6 +96,31 @@ def test_the_guard_compares_with_the_very_policy_that_is_deployed(template):
     assert key.aliases == ("alias/data", "alias/late")
 
 
+def test_many_data_owners_fit_into_the_guard(tmp_path):
+    """Their statement alone would be larger than a parameter, and only the deployment would have told."""
+    stack, _ = _stack(tmp_path)
+    for number in range(160):
+        stack.node.find_child("Key").grants.encrypt(iam.ArnPrincipal(f"arn:aws:iam::123456789012:role/{'owner' * 12}{number:04}"))
+    template = Template.from_stack(stack)
+    values = [resolve(one["Value"], _name) for one in _properties(template, "AWS::SSM::Parameter")]
+    assert max(map(len, values)) <= 8192  # Systems Manager's limit
+    (key,) = _guarded(template)
+    policy = resolve(_properties(template, "AWS::KMS::Key")[0]["KeyPolicy"], _name)
+    assert policy_differences(json.dumps(policy), key.policy) == []
+    assert json.dumps(key.policy).count("owner" * 12) == 160
+
+
+def test_a_policy_that_the_guard_cannot_hold_is_told_once_at_synthesis(tmp_path):
+    stack, _ = _stack(tmp_path)
+    for number in range(30):
+        stack.node.find_child("Key").grants.encrypt(iam.ArnPrincipal(f"arn:aws:iam::123456789012:role/{'path/' * 90}{number}"))
+    with pytest.raises(RuntimeError, match="policy/guard-size") as told:
+        Template.from_stack(stack)
+    text = str(told.value)
+    assert (text.count("policy/guard-size"), "Resolution error" in text) == (1, False)
+    assert "the policy of S/Key is larger than its guard can hold" in text
+
+
 def test_a_large_policy_is_spread_over_parameters():
     statements = [{"Sid": f"S{number}", "Effect": "Allow", "Resource": "*", "Condition": {"x": ["y" * 900]}} for number in range(20)]
     parts = pack(statements)

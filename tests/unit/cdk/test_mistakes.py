@@ -23,6 +23,9 @@ from nitrokit.cdk.enclave_host import EnclaveHost
 from nitrokit.cdk.enclave_image import EifObject, EnclaveImage
 from nitrokit.cdk.enclave_key import EnclaveKey
 from nitrokit.cdk.enclave_network import EnclaveNetwork
+from nitrokit.cdk.measurement_gate import MeasurementGate
+from nitrokit.cdk.monitor_function import FunctionOptions
+from nitrokit.core.manifest import Egress
 from nitrokit.core.sizing import SizingError
 from nitrokit.errors import NitrokitError
 
@@ -138,6 +141,16 @@ MISTAKES = {
     "a host for its role": (lambda stack: _key(stack, host_role=EnclaveHost(stack, "H")), TypeError, "EnclaveHost is no principal; expected an IAM role, e.g. host.role"),
     "one image for a key's": (lambda stack: _key(stack, images=_image(stack)), TypeError, "expected list or tuple"),
     "one owner for a list": (lambda stack: _key(stack, data_owners=OWNER), TypeError, f"data_owners is '{OWNER}', of type str"),
+    "no point in time": (lambda stack: EnclaveDashboard(stack, "D", period=cdk.Duration.seconds(0)), ValueError, "period 0 s is out of range; expected 60 to 86400 s"),
+    "a number for a folder": (lambda stack: MeasurementGate(stack, "G", images=_wrong(7)), TypeError, "images is 7, of type int; expected str"),
+    "one command for a list": (lambda stack: MeasurementGate(stack, "G", install=_wrong("pip install .")), TypeError, "install is 'pip install .'"),
+    "an image's name for a build image": (lambda stack: MeasurementGate(stack, "G", build_image=_wrong("python:3.13")), TypeError, "expected IBuildImage"),
+    "a list for an environment": (lambda stack: MeasurementGate(stack, "G", environment=_wrong(["A=b"])), TypeError, "environment is .*; expected Mapping"),
+    "an address for a destination": (lambda stack: _image(stack, egress=[Egress("192.0.2.1", 443, 8001)]), NitrokitError, "got: '192.0.2.1'; expected: a whole name in lower case"),
+    "no name for a destination": (lambda stack: _image(stack, egress=[Egress(_wrong(None), 443, 8001)]), NitrokitError, "got: None"),
+    "port 0 of a destination": (lambda stack: _image(stack, egress=[Egress("a.b", 0, 8001)]), NitrokitError, "port is out of range.*got: 0; expected: 1 to 65535"),
+    "a vsock port below 1024": (lambda stack: _image(stack, egress=[Egress("a.b", 443, 443)]), NitrokitError, "vsock_port is out of range.*expected: 1024 to 65535"),
+    "a runtime that is too old": (lambda stack: AttestationVerifier(stack, "V", options=FunctionOptions(lambda_.Runtime.PYTHON_3_9)), NitrokitError, "expected: Python 3.11 or newer"),
     "an alias for a key": (lambda stack: EnclaveKey.from_key_arn(stack, "K", "arn:aws:kms:eu-west-1:123456789012:alias/x"), NitrokitError, "name the key itself"),
 }  # fmt: skip
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from nitrokit.core.manifest import (
     App,
     Dockerfile,
+    Egress,
     EifFile,
     Ingress,
     ManifestError,
@@ -74,6 +75,22 @@ def test_a_host_of_egress_is_a_whole_name(host):
         parse_manifest(GOOD.replace("kms.us-east-1.amazonaws.com", host), path="x")
     assert (caught.value.slug, caught.value.got) == ("value", host)
     assert "no wildcard, no address" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("destination", "slug"),
+    [
+        (("192.0.2.1", 443, 8001), "value"),
+        ((7, 443, 8001), "value"),
+        (("a.b", 0, 8001), "range"),
+        (("a.b", True, 8001), "range"),
+        (("a.b", 443, 1023), "range"),
+    ],
+)
+def test_a_destination_made_in_python_is_checked_too(destination, slug):
+    with pytest.raises(ManifestError) as caught:
+        Egress(*destination)
+    assert caught.value.slug == slug
 
 
 def test_a_destination_is_named_once():

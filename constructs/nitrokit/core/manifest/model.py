@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from nitrokit.core.manifest.fields import ManifestError
 
 ARCHITECTURES = ("x86_64", "aarch64")
 RESTARTS = ("never", "on-failure", "always")
 COMPRESSIONS = ("none", "zstd")
 INITS = ("nitrokit", "aws")
+# The last label is not a number: such a name would be an address (RFC 3696 section 2).
+HOST = re.compile(r"(?=.{1,253}\Z)(?!.*\.[0-9]+\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)+")
+HOST_IN_WORDS = "a whole name in lower case: no wildcard, no address"
+EGRESS_PORTS, EGRESS_VSOCK_PORTS = (1, 65535), (1024, 65535)
 
 
 @dataclass(frozen=True)
@@ -84,11 +91,19 @@ class App:
 
 @dataclass(frozen=True)
 class Egress:
-    """An allowed destination: ``host``:``port`` goes to the parent's vsock port ``vsock_port``."""
+    """An allowed destination: ``host``:``port`` goes to the parent's vsock port ``vsock_port``. Raises ManifestError."""
 
     host: str
     port: int
     vsock_port: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.host, str) or not HOST.fullmatch(self.host):
+            raise ManifestError("value", "an egress's host is not allowed", got=f"{self.host!r:.80}", expected=HOST_IN_WORDS)
+        for name, (low, high) in (("port", EGRESS_PORTS), ("vsock_port", EGRESS_VSOCK_PORTS)):
+            port = getattr(self, name)
+            if type(port) is not int or not low <= port <= high:
+                raise ManifestError("range", f"an egress's {name} is out of range", got=f"{port!r:.80}", expected=f"{low} to {high}")
 
 
 @dataclass(frozen=True)

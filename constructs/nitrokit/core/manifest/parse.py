@@ -11,6 +11,10 @@ from nitrokit.core.manifest.fields import Locator, ManifestError, Table, unknown
 from nitrokit.core.manifest.model import (
     ARCHITECTURES,
     COMPRESSIONS,
+    EGRESS_PORTS,
+    EGRESS_VSOCK_PORTS,
+    HOST,
+    HOST_IN_WORDS,
     INITS,
     RESTARTS,
     App,
@@ -27,8 +31,6 @@ from nitrokit.core.manifest.model import (
 )
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
-# The last label is not a number: such a name would be an address (RFC 3696 section 2).
-_HOST = re.compile(r"(?=.{1,253}\Z)(?!.*\.[0-9]+\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _CONTROL_PORT = 5001
@@ -187,9 +189,11 @@ def _init(enclave: Table, value: Mapping[str, Any], source: Source, where: Locat
 
 
 def _all_egress(tables: list[Table], where: Locator) -> tuple[Egress, ...]:
-    name = "a whole name in lower case: no wildcard, no address"
     found = tuple(
-        Egress(table.text("host", _HOST, name), table.number("port", 1, 65535), table.number("vsock_port", 1024, 65535)) for table in tables
+        Egress(
+            table.text("host", HOST, HOST_IN_WORDS), table.number("port", *EGRESS_PORTS), table.number("vsock_port", *EGRESS_VSOCK_PORTS)
+        )
+        for table in tables
     )
     ways = [(one.host, one.port) for one in found]
     for host, port in ways:
