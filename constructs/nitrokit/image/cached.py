@@ -27,8 +27,10 @@ def build_cached(folder: Path, *, kernel: KernelBlobs | None, cache: Path, progr
     if kept is not None:
         return kept
     built = build_image(folder, kernel=kernel, output=eif, cache=cache, progress=progress, sign_with=here())
-    digest = sha256_of(eif)
-    value = {**json.loads(built.measurements.to_json()), "sections": built.sections, "eif": digest}
+    with eif.open("rb") as file:
+        os.fsync(file.fileno())  # before the record: after a power loss its stamp must not stand for other bytes
+    stamp, digest = _stamp(eif), sha256_of(eif)
+    value = {**json.loads(built.measurements.to_json()), "sections": built.sections, "eif": digest, "stamp": stamp}
     write_atomically(record, [json.dumps(value).encode()])
     return built, digest
 
@@ -37,12 +39,17 @@ def _kept(eif: Path, record: Path) -> tuple[BuiltImage, str] | None:
     """What was built before; None where it is not there, or not as it was."""
     try:
         value = json.loads(record.read_bytes())
-        digest = sha256_of(eif)
-        if value["eif"] == digest:
-            return BuiltImage(eif, Measurements.parse(json.dumps(value)), value["sections"]), digest
+        if value["stamp"] == _stamp(eif) or value["eif"] == sha256_of(eif):
+            return BuiltImage(eif, Measurements.parse(json.dumps(value)), value["sections"]), value["eif"]
     except (OSError, ValueError, KeyError, TypeError, MeasurementsError):
         pass
     return None
+
+
+def _stamp(path: Path) -> list[int]:
+    """Of a file that nobody has written to, moved or replaced since: as Git's index has it, no large image is read at every synthesis. Nobody can set the time of the last change (inode(7))."""
+    found = path.stat()
+    return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
 def _key(folder: Path, kernel: KernelBlobs | None) -> str:

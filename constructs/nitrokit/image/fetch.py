@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import http.client
 import os
 import shutil
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import IO
 
 from nitrokit.image.architecture import ARCHITECTURES
 from nitrokit.image.errors import FetchError
 from nitrokit.image.files import scratch, sha256_of
-from nitrokit.image.mirrors import apt_mirrors, apt_proxies
+from nitrokit.image.mirrors import apt_mirrors
 from nitrokit.image.requirements import Requirement, read_requirements
-
-_TIMEOUT = 60
-_CHUNK = 1 << 20
-_LARGE = 32 << 20
-_UNREACHABLE = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError)
 
 
 def cache_dir(environment: Mapping[str, str]) -> Path:
@@ -46,6 +37,8 @@ def fetch_pool_file(
     target = cache / "sha256" / sha256
     if target.is_file() and sha256_of(target) == sha256:
         return target
+    from nitrokit.image.download import UNREACHABLE, download  # what is kept needs no network, nor its modules
+
     partial = cache / "partial" / sha256
     for folder in (target.parent, partial.parent):
         folder.mkdir(parents=True, exist_ok=True)
@@ -56,11 +49,11 @@ def fetch_pool_file(
             return target
         for mirror in mirrors():
             try:
-                _download(f"{mirror}/{path}", file, progress)
+                download(f"{mirror}/{path}", file, progress)
                 if sha256_of(partial) != sha256:  # what was kept of an earlier try may have been another mirror's error page
                     file.truncate(0)
-                    _download(f"{mirror}/{path}", file, progress)
-            except _UNREACHABLE as error:
+                    download(f"{mirror}/{path}", file, progress)
+            except UNREACHABLE as error:
                 refusals.append(f"{mirror}: {error}")
                 continue
             if sha256_of(partial) == sha256:
@@ -75,33 +68,6 @@ def fetch_pool_file(
         expected=f"sha256 {sha256}",
         do="check the network; if the archive has replaced the package, run `nitrokit lock` and have the new lock reviewed",
     )
-
-
-def _download(url: str, file: IO[bytes], progress: Callable[[str], None]) -> None:
-    """Append what ``file`` does not have yet. Raises one of _UNREACHABLE."""
-    file.seek(0, os.SEEK_END)
-    have = file.tell()
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({**apt_proxies(), **urllib.request.getproxies()}))
-    try:
-        answer = opener.open(request, timeout=_TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # there is no more than what we have
-        raise
-    with answer:
-        if have and getattr(answer, "status", None) != http.HTTPStatus.PARTIAL_CONTENT:
-            file.truncate(0)
-            have = 0
-        total = have + int(answer.headers.get("Content-Length") or 0)
-        while chunk := answer.read(_CHUNK):
-            file.write(chunk)
-            have += len(chunk)
-            if total > _LARGE:
-                progress(f"{have >> 20} of {total >> 20} MB")
-        file.flush()
-    if have < total:
-        raise http.client.IncompleteRead(b"", total - have)
 
 
 def fetch_wheels(requirements: Path, *, python: str, arch: str, cache: Path) -> list[Path]:

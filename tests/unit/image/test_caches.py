@@ -8,6 +8,7 @@ import pytest
 from nitrokit.image import base, cached
 from nitrokit.image.cached import build_cached
 from nitrokit.image.fetch import cache_dir
+from nitrokit.image.files import sha256_of
 from nitrokit.image.kernel import find_kernel
 
 
@@ -83,6 +84,36 @@ def test_a_torn_entry_is_built_again(build, damage):
         (whole.eif.parent / "built.json").write_bytes(damage)
     again = build()
     assert (again.eif.read_bytes(), again.measurements) == (content, whole.measurements)
+
+
+def test_an_image_that_was_changed_behind_its_times_is_built_again(build):
+    whole = build()
+    content, times = whole.eif.read_bytes(), whole.eif.stat()
+    with whole.eif.open("r+b") as file:
+        file.write(b"x")
+    os.utime(whole.eif, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert (whole.eif.stat().st_mtime_ns, whole.eif.stat().st_size) == (times.st_mtime_ns, times.st_size)
+    assert build().eif.read_bytes() == content
+
+
+def test_an_image_is_read_again_only_where_somebody_touched_it(build, monkeypatch):
+    """It may have a gigabyte. A cache that was copied here is read, and taken."""
+    read: list[str] = []
+
+    def noted(path):
+        read.append(path.suffix)
+        return sha256_of(path)
+
+    monkeypatch.setattr(cached, "sha256_of", noted)
+    whole = build()
+    read.clear()
+    build()
+    assert ".eif" not in read
+    copied = whole.eif.with_name("copied")
+    shutil.copy(whole.eif, copied)
+    copied.replace(whole.eif)
+    monkeypatch.setattr(cached, "build_image", None)
+    assert (build().measurements, read.count(".eif")) == (whole.measurements, 1)
 
 
 def test_a_torn_ramdisk_0_is_made_again(kernel, tmp_path):
