@@ -12,8 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from nitrokit.image.fetch import cache_dir
+from nitrokit.image.kernel import find_kernel
+
 ROOT = Path(__file__).parents[2]
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _kernel():
+    """Else the first demo would build it, which takes longer than these tests wait for its enclave."""
+    find_kernel(os.environ, cache_dir(os.environ), lambda _: None, ROOT / "enclave_images/kernel")
 
 
 def _heed_ctrl_c():
