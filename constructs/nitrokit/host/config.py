@@ -106,7 +106,7 @@ def path(name: str) -> Path:
 def load(name: str) -> Config:
     """Read an enclave's configuration. Raises AgentError."""
     try:
-        return parse(path(name).read_text())
+        return parse(path(name).read_text(errors="replace"))
     except OSError as error:
         raise AgentError(
             "no-config", f"no configuration of {name}", got=str(error), expected=str(path(name)), do="run the install step first"

@@ -116,7 +116,7 @@ def _watch(config: Config) -> NoReturn:
 def _is_wanted(name: str) -> bool:
     """Whether what runs is what was deployed last: not after a roll-back, nor until the run step of an update."""
     try:
-        return configuration_path(name).read_text() == configured(name, "current")
+        return configuration_path(name).read_text(errors="replace") == configured(name, "current")
     except (OSError, AgentError):
         return False
 
@@ -131,7 +131,7 @@ def configured(name: str, which: str) -> str:
     """The text of ``which``: "current", or "good", which is "" where nothing was healthy yet. Raises AgentError."""
     path = STATE / name / f"{which}.json"
     try:
-        return path.read_text()
+        return path.read_text(errors="replace")  # bytes that are no text, of a disk that failed: parse says so
     except OSError as error:
         if which == "good":
             return ""

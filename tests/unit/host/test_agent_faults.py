@@ -1,7 +1,10 @@
 """The agent among programs that fail: nitro-cli and the allocator that refuse or lie, hostile enclaves, damaged configurations. The programs are scripts; the agent is the deployed file."""
 
 import json
+import socket
+import struct
 import subprocess
+import threading
 
 import pytest
 from fakeparent import AGENT, DOCKER, STEPS, configuration, frame, kill_when_hanging, pcrs, pretend_running
@@ -92,7 +95,36 @@ def test_no_step_works_before_install_and_each_says_what_to_do(parent, step):
     assert "Traceback" not in refused.stderr
 
 
+@pytest.mark.parametrize("step", [*STEPS[1:], "resume", "rotate", "follow", "serve"])
+def test_before_install_each_step_names_the_step_that_is_missing(parent, step):
+    refused = parent.step(step)
+    assert (refused.returncode, refused.stdout, "[agent/no-config]" in refused.stderr) == (1, "", True), refused.stderr
+    assert ("run the run step" if step == "serve" else "run the install step first") in refused.stderr
+    assert not (parent.folder / "var/lib/nitrokit/hello").exists()
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 400, b"\xff\xfe", b"[1]", configuration().encode()[:-9], b'"\xff"'])
+def test_a_damaged_configuration_is_told_as_such_whatever_the_disk_made_of_it(parent, damage):
+    parent.up(steps=STEPS[:1])
+    (parent.folder / "etc/nitrokit/hello.json").write_bytes(damage)
+    state = parent.folder / "var/lib/nitrokit/hello"
+    state.mkdir(parents=True, exist_ok=True)
+    (state / "current.json").write_bytes(damage)
+    for step in ("verify", "health", "serve"):
+        refused = parent.agent(f"{step} --enclave hello")
+        assert (refused.returncode, "[agent/config]" in refused.stderr, "do: deploy again" in refused.stderr) == (1, True, True), (
+            refused.stderr
+        )
+
+
 # Installing
+
+
+def test_an_ssm_agent_that_hands_no_parameters_over_is_named_with_the_version_that_does(parent):
+    refused = parent.agent("install --enclave hello")
+    assert (refused.returncode, "[agent/old-ssm-agent]" in refused.stderr, "3.3.2746.0" in refused.stderr) == (1, True, True)
+    assert (parent.log, list((parent.folder / "etc/nitrokit").glob("*"))) == ([], []), "nothing was installed for nothing"
+    assert "[agent/config]" in parent.agent("install --enclave hello", SSM_Config="").stderr, "it arrived, and holds nothing"
 
 
 def test_without_nitro_cli_and_without_packages_the_cause_is_named(parent):
@@ -203,6 +235,76 @@ def test_a_hostile_enclave_gets_an_error_and_no_traceback(parent, answer, comman
     refused = parent.step(command)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "agent/" in refused.stderr
+
+
+def _listen(parent, port):
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(parent.folder / f"run/vsock/16_{port}"))
+    listener.listen(16)
+    return listener
+
+
+def test_an_app_that_closes_before_it_answers_is_asked_once(parent):
+    """What was sent may have been done: a payment is not made again."""
+    pretend_running(parent)
+    asked = []
+
+    def serve(listener):
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                asked.append(connection.recv(1000)[4:])
+
+    with _listen(parent, 5000) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        refused = parent.run(f"echo '{{}}' | {AGENT} ask --enclave hello")
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert (refused.returncode, refused.stdout, asked) == (1, "", [b"{}"])
+    assert "does not answer on port 5000 [agent/no-answer]; got: the connection ended in the middle of an answer" in refused.stderr
+
+
+def test_an_enclave_that_nothing_listens_in_does_not_answer(parent):
+    """The kernel runs, and init does not: nitro-cli shows it as running."""
+    pretend_running(parent)
+    (parent.folder / "run/vsock/16_5001").unlink()
+    for command in ("attest --nonce AAAA", "logs", "follow", "health"):
+        refused = parent.step(command)
+        assert (refused.returncode, "port 5001 [agent/no-answer]" in refused.stderr) == (1, True), (command, refused.stderr)
+
+
+@pytest.mark.parametrize(("size", "code"), [(1 << 20, ""), ((1 << 20) + 1, "[agent/answer]")])
+def test_an_answer_of_a_mebibyte_is_the_largest_that_is_read(parent, size, code):
+    pretend_running(parent)
+    text = json.dumps({"document": ""})
+    parent.control.answers[16] = struct.pack(">I", size) + text.encode() + b" " * (size - len(text))
+    done = parent.step("attest --nonce AAAA")
+    assert (done.returncode, code in done.stderr) == (int(bool(code)), True), done.stderr
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"status": "ok", "app": "ended with 1", "ready": True}, {"status": "ok", "app": "running", "ready": False}, {"status": "starting", "app": "running"},
+        {"status": "ok"}, {}, {"error": {"code": "busy"}},
+    ],
+)  # fmt: skip
+def test_an_enclave_that_says_it_is_not_well_is_not_healthy_and_its_words_are_told(parent, state):
+    pretend_running(parent)
+    (parent.folder / "etc/nitrokit/hello.json").write_text(configuration(healthy_within=1))
+    parent.control.answers[16] = frame(state)
+    refused = parent.step("health")
+    assert (refused.returncode, refused.stdout, f"[agent/unhealthy]; got: {state}; do: read its log" in refused.stderr) == (1, "", True)
+
+
+def test_an_app_that_says_nothing_of_being_ready_is_ready(parent):
+    pretend_running(parent)
+    parent.control.answers[16] = frame({"status": "ok", "app": "running"})
+    assert "[agent/attestation]" in parent.step("health").stderr, "it was taken for healthy, and asked for its document"
 
 
 _LOOKS = """import sys, time
