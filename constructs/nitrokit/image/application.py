@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import stat
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from nitrokit.core import boot
 from nitrokit.core.manifest import App, Dockerfile, EifFile, Manifest, Oci, Packages, Rootfs
@@ -43,12 +43,14 @@ def application(manifest: Manifest, shop: Workshop) -> Application:
     """Raises ImageError, LockError, FetchError."""
     source = _read(manifest, shop)
     root = dict(source.tree)
+    directory = _directory(manifest.app.working_directory or source.config.working_directory)
+    _check_way(root, directory)
     if manifest.app.source is not None:
-        _add_app(shop.folder / manifest.app.source, manifest.app.working_directory or source.config.working_directory or "/", root)
+        _add_app(shop.folder / manifest.app.source, directory, root)
     if manifest.init == "nitrokit":
         _finish(root)
     aws = manifest.init == "aws"
-    process, original = _process(root, replace(source.config, user="") if aws else source.config, manifest.app)
+    process, original = _process(root, replace(source.config, user="") if aws else source.config, manifest.app, directory)
     require_runnable(root, process.command[0], manifest.arch)
     shop.spool.flush()
     notes = [*source.notes, *(aws_init.ignored(source.config) if aws else ())]
@@ -86,7 +88,7 @@ def _finish(root: Tree) -> None:
         add(root, path, file(b""))
 
 
-def _process(root: Tree, config: ImageConfig, app: App) -> tuple[boot.Process, str]:
+def _process(root: Tree, config: ImageConfig, app: App, directory: str) -> tuple[boot.Process, str]:
     """ENTRYPOINT and CMD joined, WORKDIR, USER and ENV as Docker has them; enclave.toml replaces each, but adds to the environment. Also: the command as it was written."""
     command = app.command or (*config.entrypoint, *config.command)
     if not command:
@@ -95,7 +97,6 @@ def _process(root: Tree, config: ImageConfig, app: App) -> tuple[boot.Process, s
         )
     user = find_user(root, app.user if app.user is not None else config.user)
     environment = {"PATH": DEFAULT_PATH, "HOME": user.home, **config.environment, **app.environment}
-    directory = posixpath.normpath(posixpath.join("/", app.working_directory or config.working_directory or "/"))
     _make_folder(root, directory)
     program = find_command(root, command[0], directory, environment)
     process = boot.Process(
@@ -112,15 +113,33 @@ def _process(root: Tree, config: ImageConfig, app: App) -> tuple[boot.Process, s
     return process, command[0]
 
 
+def _directory(configured: str | None) -> str:
+    """The working directory, an absolute path: an image's may be anything."""
+    return "/" + posixpath.normpath(posixpath.join("/", configured or "")).lstrip("/")
+
+
+def _check_way(root: Tree, directory: str) -> None:
+    """What is there of the way to the working directory is folders, or links to some: no file gives way to a folder. Raises ImageError."""
+    for path in (directory, *map(str, PurePosixPath(directory).parents)):
+        node = look_up(root, path)
+        if node is not None and not stat.S_ISDIR(node.mode):
+            raise _no_folder(directory)
+
+
 def _make_folder(root: Tree, directory: str) -> None:
-    """The working directory, where the image has none: one that is there, perhaps behind a link, keeps its owner and mode."""
-    node = None if directory == "/" else look_up(root, directory)
-    if node is None and directory != "/":
+    """The working directory, where the image has none: one that is there, perhaps behind a link, keeps its owner and mode. Raises ImageError for a link to nowhere."""
+    if directory == "/":
+        return
+    if look_up(root, directory) is None:
         add(root, directory.lstrip("/"), folder())
-    elif node is not None and not stat.S_ISDIR(node.mode):
-        raise ImageError(
-            "working-directory", "the working directory is no folder", got=directory, do="correct working_directory in [app], or WORKDIR"
-        )
+    if look_up(root, directory) is None:
+        raise _no_folder(directory)
+
+
+def _no_folder(directory: str) -> ImageError:
+    return ImageError(
+        "working-directory", "the working directory is no folder", got=directory, do="correct working_directory in [app], or WORKDIR"
+    )
 
 
 def _add_app(source: Path, directory: str, tree: Tree) -> None:

@@ -12,7 +12,7 @@ from nitrokit._version import __version__
 from nitrokit.core import boot
 from nitrokit.core.eif import read_eif, write_eif
 from nitrokit.core.eif.source import Buffer
-from nitrokit.core.manifest import EifFile, Manifest, parse_manifest
+from nitrokit.core.manifest import EifFile, Manifest, ManifestError, parse_manifest
 from nitrokit.core.measurements import Measurements
 from nitrokit.errors import UsageError
 from nitrokit.image import aws_init, cpio
@@ -51,7 +51,9 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / "enclave.toml"
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ManifestError("not-toml", f"{path} is not TOML", got=str(error), do="save it in UTF-8") from error
+    except OSError as error:
         raise UsageError(
             "no-image",
             f"{folder} is not an image folder",

@@ -50,12 +50,27 @@ def lock_packages(
 ) -> None:
     """Resolve for an architecture, which need not be this machine's. ``requirements``: from which file to which. Raises FetchError, ImageError."""
     version = suite_python(packages.suite)
+    if requirements is not None:
+        _require(requirements[0])  # before apt takes its time
     locked = _packages(packages, arch, progress)
+    wheels = ""
+    if requirements is not None:
+        progress(f"resolving {requirements[0].name}")
+        wheels = resolve_wheels(requirements[0], _full_version(locked, version), arch)
+    # All is known: neither file is written without the other.
     write_json(lock, {"suite": packages.suite, "arch": arch, "packages": locked})
     if requirements is not None:
-        source, target = requirements
-        progress(f"resolving {source.name}")
-        write_atomically(target, [resolve_wheels(source, _full_version(locked, version), arch).encode()])
+        write_atomically(requirements[1], [wheels.encode()])
+
+
+def _require(source: Path) -> None:
+    if not source.is_file():
+        raise FetchError(
+            "no-requirements",
+            f"no {source.name} in {source.parent}",
+            expected="the names of the wheels that the image needs",
+            do="write them there, one a line; or remove requirements from [packages]",
+        )
 
 
 def _full_version(locked: list[dict[str, str]], python: str) -> str:
@@ -117,8 +132,7 @@ def _record(config: Path, package: str, version: str) -> dict[str, str]:
 
 def resolve_wheels(source: Path, python: str, arch: str) -> str:
     """A hashed requirements file of wheels alone, as pip resolves ``source`` for the image's Python (3.11.2) and architecture, whatever runs here. Raises FetchError."""
-    if not source.is_file():
-        raise FetchError("no-requirements", f"no {source.name} in {source.parent}", expected="the names of the wheels that the image needs")
+    _require(source)
     minor = ".".join(python.split(".")[:2])
     platforms = [word for platform in ARCHITECTURES[arch].wheels for word in ("--platform", platform)]
     environment = _environment(python, minor, arch)

@@ -17,6 +17,7 @@ from nitrokit.image.decompression import uncompressed
 from nitrokit.image.errors import ImageError
 
 MAX_UNPACKED = 2 << 30
+_MAX_LINKS = 40  # that Linux follows (path_resolution(7))
 _MOUNTED = ("dev", "proc", "sys")
 _MOUNT_POINTS = (*_MOUNTED, "run", "tmp")
 _NOT_A_WHEEL = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RuntimeError)
@@ -118,7 +119,7 @@ def add_mount_points(tree: Tree) -> None:
 def resolve_parent(tree: Tree, path: str) -> str:
     """The path with links among its parent folders followed inside the tree, and without empty parts: ``a//b`` is ``a/b``, not a second file. Raises ImageError for a loop or an escape."""
     path = "/".join(part for part in path.split("/") if part not in ("", "."))
-    for _ in range(40):
+    for _ in range(_MAX_LINKS + 1):
         parts = path.split("/")
         for count in range(1, len(parts)):
             prefix = "/".join(parts[:count])

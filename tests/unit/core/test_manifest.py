@@ -68,6 +68,24 @@ def test_a_bad_manifest_is_refused_with_file_and_line(old, new, slug, line):
 
 
 @pytest.mark.parametrize(
+    "number",
+    ["1" * 5000, "0x" + "f" * 5000, str(1 << 63), f"-{1 << 63}", "[[{a = 0x" + "f" * 16 + "}]]", "[" * 100_000, "443 443", "2026-13-01"],
+)
+def test_what_is_not_toml_is_told_with_the_files_name(number):
+    """An integer of more than 64 bits is none (TOML 1.0.0, "Integer"); Python would fail at it later, in a message."""
+    with pytest.raises(ManifestError) as caught:
+        parse_manifest(GOOD.replace("443", number), path="images/x/enclave.toml")
+    assert (caught.value.code, "images/x/enclave.toml is not TOML" in str(caught.value)) == ("manifest/not-toml", True)
+    assert len(str(caught.value)) < 400
+
+
+def test_the_largest_integer_of_toml_is_only_out_of_range():
+    with pytest.raises(ManifestError) as caught:
+        parse_manifest(GOOD.replace("443", str((1 << 63) - 1)), path="x")
+    assert caught.value.code == "manifest/range"
+
+
+@pytest.mark.parametrize(
     "host", ["*.amazonaws.com", "192.0.2.1", "[2001:db8::1]", "2001:db8::1", "KMS.example.com", "localhost", "a..b", "a.b.7"]
 )
 def test_a_host_of_egress_is_a_whole_name(host):

@@ -97,6 +97,52 @@ def test_what_an_image_holds_cannot_forge_what_is_said_of_it(image, tmp_path):
     assert "+\\x1b[2K" in told and "rootfs/\\x1b[2K\\n  added    x" in told
 
 
+ZEROS = "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("source", "app", "code", "words"),
+    [
+        ('[rootfs]\npath = "tree"\n', "", "image/no-command", "ENTRYPOINT or CMD"), ('[rootfs]\npath = "tree"\n', "command = []\n", "image/no-command", "ENTRYPOINT or CMD"),
+        ('[rootfs]\npath = "tree"\n', 'command = ["/opt/tool"]\nsource = "gone"\n', "image/no-app", "image/gone"),
+        ('[rootfs]\npath = "tree"\n', 'command = ["/opt/tool"]\nsource = "enclave.toml"\n', "image/no-app", "image/enclave.toml"),
+        ('[rootfs]\npath = "tree"\n', 'command = ["/opt/tool"]\nsource = "app"\n', "image/app-link", "image/app/x/link"),
+        (f'[rootfs]\npath = "tree"\nsha256 = "{ZEROS}"\n', 'command = ["/opt/tool"]\n', "image/rootfs-digest", "remove sha256 from [rootfs]"),
+        (f'[rootfs]\npath = "tree.tar"\nsha256 = "{ZEROS}"\n', 'command = ["/opt/tool"]\n', "image/rootfs-digest", f"expected: {ZEROS}"),
+        ("[dockerfile]\n", "", "image/dockerfile", "No such file"), ('[dockerfile]\npath = "tree"\n', "", "image/dockerfile", "Is a directory"),
+        ('[dockerfile]\npath = "latin"\n', "", "image/dockerfile", "'utf-8' codec can't decode"),
+    ],
+)  # fmt: skip
+def test_an_image_that_cannot_be_built_says_why_and_leaves_nothing(image, source, app, code, words):
+    (image / "gone").symlink_to("nowhere")
+    (image / "app/x").mkdir(parents=True)
+    (image / "app/x/link").symlink_to("../../tree/opt/tool")
+    (image / "latin").write_bytes(b"FROM scratch # \xe4\n")
+    subprocess.run(["tar", "-C", image / "tree", "-cf", image / "tree.tar", "."], check=True)
+    (image / "enclave.toml").write_text(f'[enclave]\nname = "x"\ninit = "aws"\n{source}' + (f"[app]\n{app}" if app else ""))
+    before = sorted(path.name for path in image.iterdir())
+    done = _nitrokit(image, "build", image, "-o", image / "x.eif")
+    assert (done.returncode, f"[{code}]" in done.stderr, words in done.stderr) == (1, True, True), done.stderr
+    assert sorted(path.name for path in image.iterdir()) == before
+    assert sorted(path.name for path in (image.parent / "cache").iterdir()) == [".work-lock"]
+
+
+def test_a_root_file_system_that_is_what_was_pinned_is_taken(image):
+    subprocess.run(["tar", "-C", image / "tree", "-cf", image / "tree.tar", "."], check=True)
+    digest = hashlib.sha256((image / "tree.tar").read_bytes()).hexdigest()
+    (image / "enclave.toml").write_text(MANIFEST.replace('path = "tree"', f'path = "tree.tar"\nsha256 = "{digest}"'))
+    assert _nitrokit(image, "build", image, "-o", image / "x.eif").returncode == 0
+
+
+@pytest.mark.parametrize("command", [["build"], ["lock"], ["local", "demo", "--image"], ["local", "run"]])
+def test_an_enclave_toml_that_is_no_text_is_told_by_its_name_before_anything_starts(image, command):
+    (image / "enclave.toml").write_bytes(b'[enclave]\nname = "\xff"\n')
+    (image.parent / "bzImage").unlink()
+    done = _nitrokit(image, *command, image)
+    assert (done.returncode, f"{image}/enclave.toml is not TOML [manifest/not-toml]" in done.stderr) == (2, True), done.stderr
+    assert not (image.parent / "cache").exists()
+
+
 def test_what_is_no_file_is_not_replaced(image, tmp_path):
     """Root would put the image in the place of /dev/null."""
     os.mkfifo(tmp_path / "pipe")

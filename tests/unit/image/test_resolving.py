@@ -4,12 +4,28 @@ import zipfile
 
 import pytest
 
-from nitrokit.image.resolve import resolve_wheels
+from nitrokit.image.errors import FetchError
+from nitrokit.image.resolve import lock_image, resolve_wheels
 
 NEEDS = (
     'old; python_version < "3.12"', 'new; python_version >= "3.12"', 'arm; platform_machine == "aarch64"', 'intel; platform_machine == "x86_64"',
     'patched; python_full_version < "3.11.3"', 'windows; sys_platform == "win32"', 'other; implementation_name == "pypy"',
 )  # fmt: skip
+
+
+def test_names_of_wheels_that_are_missing_are_told_before_anything_is_asked_or_written(tmp_path):
+    (tmp_path / "enclave.toml").write_text(
+        '[enclave]\nname = "x"\n[packages]\nsuite = "bookworm"\ninclude = ["python3"]\nrequirements = "requirements.txt"\n'
+        '[app]\nsource = "app"\ncommand = ["/x"]\n'
+    )
+    for folder in (False, True):
+        if folder:
+            (tmp_path / "requirements.in").mkdir()
+        said: list[str] = []
+        with pytest.raises(FetchError) as caught:
+            lock_image(tmp_path, progress=said.append)
+        assert (caught.value.code, "no requirements.in" in caught.value.what, said) == ("fetch/no-requirements", True, [])
+        assert not (tmp_path / "packages.lock.json").exists()
 
 
 def _wheel(folder, name, needs=()):

@@ -11,15 +11,16 @@ from dataclasses import replace
 import pytest
 
 from nitrokit.core.boot import Process
-from nitrokit.core.manifest import Oci, Rootfs
+from nitrokit.core.manifest import Dockerfile, Oci, Rootfs, parse_manifest
 from nitrokit.image import cpio
+from nitrokit.image.application import application
 from nitrokit.image.content import Spool
-from nitrokit.image.errors import ImageError
+from nitrokit.image.errors import FetchError, ImageError
 from nitrokit.image.exclude import excluder
 from nitrokit.image.lint import lint
 from nitrokit.image.programs import find_command, require_runnable
 from nitrokit.image.sources import Workshop
-from nitrokit.image.sources.dockerfile import commands, unpinned
+from nitrokit.image.sources.dockerfile import BUILDERS, commands, find_builder, unpinned
 from nitrokit.image.sources.oci import read_oci
 from nitrokit.image.sources.rootfs import read_rootfs
 from nitrokit.image.users import find_user
@@ -186,13 +187,106 @@ def test_lints_name_what_should_not_be():
 
 
 def test_a_base_by_tag_is_told_and_the_builders_get_fixed_times(tmp_path):
-    from nitrokit.core.manifest import Dockerfile
-
     assert len(unpinned("FROM debian:12 AS build\nFROM build\nFROM scratch\nFROM x@sha256:00\n", "Dockerfile")) == 1
     for builder, word in (("docker", "SOURCE_DATE_EPOCH=0"), ("buildah", "--timestamp")):
         first = commands(builder, Dockerfile(), tmp_path / "Dockerfile", tmp_path, tmp_path / "x.tar", "arm64")[0]
         assert word in first
         assert "linux/arm64" in first
+
+
+def test_a_builder_that_does_not_start_is_none_and_the_next_one_is_asked(tmp_path, monkeypatch):
+    """As Docker's client without its engine, a program of another machine, a script whose interpreter is gone."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FetchError) as caught:
+        find_builder({})
+    assert (caught.value.code, caught.value.got) == ("fetch/no-builder", "none of docker, buildah, podman, finch")
+    for name, text in {"docker": "#!/bin/sh\nexit 1\n", "buildah": "#!/nowhere\n", "podman": "\0", "finch": "#!/bin/sh\n"}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    assert find_builder({}) == "finch"
+    for wanted in ("docker", "buildah", "podman", "kaniko", str(tmp_path / "podman"), "/"):
+        with pytest.raises(FetchError) as caught:
+            find_builder({"NITROKIT_CONTAINER_BUILDER": wanted})
+        assert (caught.value.code, caught.value.got) == ("fetch/no-builder", wanted), "what was chosen is not replaced by another"
+
+
+def test_a_builder_that_is_chosen_by_its_path_is_the_same_builder(tmp_path):
+    for name in BUILDERS:
+        by_name, by_path = (commands(one, Dockerfile(), tmp_path, tmp_path, tmp_path, "amd64") for one in (name, f"/opt/bin/{name}"))
+        assert [[name, *command[1:]] for command in by_path] == by_name
+
+
+def _made(shop, app, *links, files=("opt/tool",)):
+    """Ramdisk 1 of a root file system with these files and (name, target) links, and its process."""
+    laid = [(name, b"x", {"mode": 0o755}) for name in files]
+    linked = [(name, None, {"type": tarfile.SYMTYPE, "linkname": target}) for name, target in links]
+    (shop.folder / "r.tar").write_bytes(_tar(*laid, *linked))
+    (shop.folder / "app").mkdir(exist_ok=True)
+    (shop.folder / "app/main").touch()
+    text = '[enclave]\nname = "x"\n[rootfs]\npath = "r.tar"\n[app]\ncommand = ["/opt/tool"]\n' + app
+    return application(parse_manifest(text, path="enclave.toml"), shop)
+
+
+SOURCE = 'source = "app"\n'
+
+
+@pytest.mark.parametrize("source", ["", SOURCE])
+@pytest.mark.parametrize("directory", ["/etc/passwd", "/etc/passwd/x/y", "/file", "/file/x"])
+def test_a_working_directory_that_is_a_file_or_behind_one_is_refused_and_the_file_stays(shop, directory, source):
+    with pytest.raises(ImageError) as caught:
+        _made(shop, f'{source}working_directory = "{directory}"\n', ("file", "etc/passwd"), files=("opt/tool", "etc/passwd"))
+    assert (caught.value.code, caught.value.got) == ("image/working-directory", directory)
+
+
+@pytest.mark.parametrize("target", ["loop", "nowhere", "/nowhere/at/all"])
+def test_a_working_directory_that_is_a_link_to_nowhere_is_refused(shop, target):
+    """The app would not start, and nothing say so before."""
+    with pytest.raises(ImageError) as caught:
+        _made(shop, 'working_directory = "/loop"\n', ("loop", target))
+    assert caught.value.code == "image/working-directory"
+
+
+@pytest.mark.parametrize("source", ["", SOURCE])
+def test_links_that_lead_round_in_a_circle_are_refused_on_the_way_to_the_working_directory(shop, source):
+    with pytest.raises(ImageError) as caught:
+        _made(shop, f'{source}working_directory = "/a/x"\n', ("a", "b"), ("b", "a"))
+    assert caught.value.code == "image/link-loop"
+
+
+@pytest.mark.parametrize("count", [39, 40, 41])
+def test_as_many_links_are_followed_as_linux_follows(shop, count):
+    links = [(f"l{number}", f"l{number + 1}") for number in range(count - 1)] + [(f"l{count - 1}", "opt")]
+    made = [*links, ("opt/.keep", "tool")]
+    if count > 40:
+        with pytest.raises(ImageError) as caught:
+            _made(shop, 'working_directory = "/l0/x"\n', *made)
+        assert caught.value.code == "image/link-loop"
+    else:
+        assert "rootfs/opt/x" in _made(shop, 'working_directory = "/l0/x"\n', *made).tree
+
+
+@pytest.mark.parametrize(
+    ("configured", "directory"),
+    [("/", "/"), ("//", "/"), ("//opt/.//w/", "/opt/w"), ("/w", "/w"), ("/link", "/link"), ("/link/w", "/link/w")],
+)
+@pytest.mark.parametrize("source", ["", SOURCE])
+def test_the_working_directory_is_there_and_the_app_in_it(shop, configured, directory, source):
+    made = _made(shop, f'{source}working_directory = "{configured}"\n', ("link", "opt"))
+    assert made.process.working_directory == directory
+    place = f"rootfs{directory}".replace("link", "opt").rstrip("/")
+    assert stat.S_ISDIR(made.tree[place].mode)
+    assert (f"{place}/main" in made.tree) == bool(source)
+    assert not any(path.endswith("/") for path in made.tree)
+
+
+def test_the_working_directory_of_an_image_may_be_relative_and_have_dots(shop, tmp_path):
+    """Docker takes it from the root."""
+    _layout(tmp_path / "x", [LOWER], {"Entrypoint": ["/bin/tool"], "WorkingDir": "srv/../w/."})
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app/main").touch()
+    made = application(parse_manifest('[enclave]\nname = "x"\n[oci]\npath = "x"\n[app]\nsource = "app"\n', path="x"), shop)
+    assert (made.process.working_directory, "rootfs/w/main" in made.tree) == ("/w", True)
+    assert "rootfs/srv" not in made.tree
 
 
 def test_an_opaque_whiteout_at_the_top_hides_all_below_it(shop, tmp_path):

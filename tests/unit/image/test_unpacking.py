@@ -94,8 +94,9 @@ def test_links_of_folders_are_followed_inside_the_tree_alone():
     assert "usr/lib/x.so" in tree
     with pytest.raises(ImageError):
         add(tree, "out/passwd", cpio.file(b""))
-    with pytest.raises(ImageError):
+    with pytest.raises(ImageError) as caught:
         add(tree, "a/x", cpio.file(b""))
+    assert caught.value.code == "image/link-loop"
 
 
 @pytest.mark.parametrize("name", ["../x.py", "/etc/x", "a/../../x"])
@@ -113,8 +114,9 @@ def test_a_wheels_link_is_refused(tmp_path):
         info = zipfile.ZipInfo("x")
         info.external_attr = (stat.S_IFLNK | 0o777) << 16
         archive.writestr(info, "/etc/passwd")
-    with pytest.raises(ImageError):
+    with pytest.raises(ImageError) as caught:
         unpack_wheel(path, {}, "site")
+    assert (caught.value.code, caught.value.got, path.name in caught.value.what) == ("image/wheel-link", "x", True)
 
 
 @pytest.mark.parametrize("number", [b"-0000001", b"0x000001", b" 0000001", b"0_000001", b"0000000g", "０".encode() + b"00000"])

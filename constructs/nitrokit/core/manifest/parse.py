@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from nitrokit.core.manifest.fields import Locator, ManifestError, Table, unknown_key
@@ -57,8 +57,10 @@ def parse_manifest(text: str, *, path: str) -> Manifest:
     """Parse enclave.toml; ``path`` is for messages. Raises ManifestError."""
     try:
         value = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ManifestError("not-toml", f"{path} is not TOML", got=str(error)) from error
+        if any(abs(one) >> 63 for one in _integers(value)):
+            raise ValueError('an integer of more than 64 bits (TOML 1.0.0, "Integer")')
+    except (ValueError, RecursionError) as error:  # Python itself refuses decimals of more than 4,300 digits
+        raise ManifestError("not-toml", f"{path} is not TOML", got=str(error), do="correct it there: TOML in UTF-8") from error
     where = Locator(text, path)
     for name in value:
         if name not in KEYS:
@@ -84,6 +86,14 @@ def parse_packages(text: str, *, path: str) -> Packages:
     """A file with a table [packages] alone. Raises ManifestError, tomllib.TOMLDecodeError."""
     where = Locator(text, path)
     return _packages(_table(tomllib.loads(text), "packages", where))
+
+
+def _integers(value: object) -> Iterator[int]:
+    if isinstance(value, int):
+        yield value
+    elif isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _integers(one)
 
 
 def _table(value: Mapping[str, Any], name: str, where: Locator) -> Table:

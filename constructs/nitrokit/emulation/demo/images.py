@@ -8,10 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nitrokit.core.manifest import parse_manifest
 from nitrokit.emulation.demo.report import Report
-from nitrokit.errors import UsageError
-from nitrokit.image.build import BuiltImage, build_image
+from nitrokit.image.build import BuiltImage, build_image, read_manifest
 from nitrokit.image.explain import explain
 from nitrokit.image.kernel import KernelBlobs
 from nitrokit.image.lock import read_lock, record_measurements
@@ -29,7 +27,7 @@ class Images:
 
 def prepare(folder: Path, work: Path, kernel: KernelBlobs, cache: Path, report: Report, note: Callable[[str], None]) -> Images:
     """Build the image twice from two folders, compare bytes and lock, and build the tampered one. Raises the image room's errors."""
-    manifest = parse_manifest((folder / "enclave.toml").read_text(), path=str(folder / "enclave.toml"))
+    manifest = read_manifest(folder)
     copies = [work / "first" / folder.name, work / "a longer path" / folder.name]
     for copy in copies:
         shutil.copytree(folder, copy)
@@ -87,12 +85,5 @@ def _sha256(path: Path) -> str:
 
 
 def require_image(folder: Path) -> None:
-    """Refuse a folder that holds no image. Raises UsageError."""
-    if not (folder / "enclave.toml").is_file():
-        raise UsageError(
-            "no-image",
-            f"{folder} is not an image folder",
-            got="no enclave.toml",
-            expected="a folder with enclave.toml",
-            do="name one, e.g. enclave_images/hello",
-        )
+    """Refuse a folder that holds no image, before anything is started. Raises UsageError, ManifestError."""
+    read_manifest(folder)

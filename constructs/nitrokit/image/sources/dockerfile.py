@@ -18,6 +18,7 @@ from nitrokit.image.sources import SourceImage, Workshop
 from nitrokit.image.sources.oci import read_layout
 
 BUILDERS = ("docker", "buildah", "podman", "finch")
+_ENGINES = ("docker", "finch")
 _FROM = re.compile(r"^\s*FROM\s+(?:--platform=\S+\s+)?(\S+)(?:\s+AS\s+(\S+))?", re.IGNORECASE | re.MULTILINE)
 _VARIABLE = "NITROKIT_CONTAINER_BUILDER"
 
@@ -56,8 +57,11 @@ def find_builder(environment: Mapping[str, str]) -> str:
 
 def _answers(name: str) -> bool:
     """Docker and finch are clients: without their engine they only say so."""
-    command = [name, "info"] if name in ("docker", "finch") else [name, "--version"]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    command = [name, "info"] if Path(name).name in _ENGINES else [name, "--version"]
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except OSError:  # another machine's program, or a script whose interpreter is gone
+        return False
 
 
 def commands(builder: str, source: Dockerfile, path: Path, context: Path, archive: Path, architecture: str) -> list[list[str]]:
@@ -66,7 +70,7 @@ def commands(builder: str, source: Dockerfile, path: Path, context: Path, archiv
     options += [word for name, value in sorted(source.arguments.items()) for word in ("--build-arg", f"{name}={value}")]
     options += ["--target", source.target] if source.target else []
     tag = f"nitrokit-build-{os.getpid()}"
-    if builder in ("docker", "finch"):
+    if Path(builder).name in _ENGINES:
         clamp = ["--build-arg", "SOURCE_DATE_EPOCH=0", "--provenance=false", "--sbom=false"]
         return [[builder, "buildx", "build", *options, *clamp, "--output", f"type=oci,dest={archive},rewrite-timestamp=true", str(context)]]
     global_options = os.environ.get(f"{_VARIABLE}_OPTIONS", "").split()
@@ -77,7 +81,7 @@ def commands(builder: str, source: Dockerfile, path: Path, context: Path, archiv
 
 def _isolation(builder: str) -> list[str]:
     """Buildah reads BUILDAH_ISOLATION itself; podman takes what it has."""
-    return ["--isolation", os.environ.get("BUILDAH_ISOLATION", "chroot")] if builder == "buildah" else []
+    return ["--isolation", os.environ.get("BUILDAH_ISOLATION", "chroot")] if Path(builder).name == "buildah" else []
 
 
 def unpinned(dockerfile: str, name: str) -> list[str]:
