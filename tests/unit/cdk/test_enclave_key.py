@@ -279,6 +279,21 @@ def test_grants_to_everybody_or_of_nothing_are_refused(stack, host, image):
         key.grants.encrypt(iam.AnyPrincipal())
 
 
+@pytest.mark.parametrize(("owner", "acknowledged"), [(iam.OrganizationPrincipal("o-1234567890"), True), (iam.ArnPrincipal(OWNER), False)])
+def test_that_anybody_may_encrypt_is_acknowledged_only_where_a_condition_knows_the_owners(stack, host, image, owner, acknowledged):
+    """On other keys the rule must still find whoever opens them for everybody by an escape hatch."""
+    key = EnclaveKey(stack, "Key", images=[image("app")], host_role=host)
+    key.grants.encrypt(owner)
+    beside = Path(stack.node.root.synth().directory) / "S.metadata.json"
+    assert ("nitrokit/unauthenticated-ciphertext" in beside.read_text()) is acknowledged
+
+
+def test_an_organisation_has_no_side_of_its_own_of_an_imported_key(stack):
+    key = EnclaveKey.from_key_arn(stack, "Key", f"arn:aws:kms:eu-west-1:{ACCOUNT}:key/1234abcd-12ab-34cd-56ef-1234567890ab")
+    assert not key.grants.encrypt(iam.OrganizationPrincipal("o-1234567890")).success
+    assert Template.from_stack(stack).to_json().get("Resources", {}) == {}
+
+
 @pytest.mark.parametrize(
     "owner", ["bob", "*", f"arn:aws:iam::{ACCOUNT}:role/*", "arn:aws:sts::123456789012:assumed-role/x/?", "AIDACKCEVSQ6C2EXAMPLE", "a"]
 )
@@ -286,6 +301,24 @@ def test_owners_that_kms_would_refuse_at_deployment_are_refused_now(stack, host,
     with pytest.raises(PolicyError) as caught:
         EnclaveKey(stack, "Key", images=[image("app")], host_role=host, data_owners=[owner])
     assert caught.value.slug == "grantee"
+
+
+@pytest.mark.parametrize("owner", ["bob", f"arn:aws:iam::{ACCOUNT}:role/*"])
+def test_a_condition_makes_no_owner_of_a_name_that_kms_would_refuse(stack, owner):
+    """It does of everybody: those whom it describes."""
+    who = iam.ArnPrincipal(owner).with_conditions({"StringEquals": {"aws:PrincipalOrgID": "o-1234567890"}})
+    with pytest.raises(PolicyError) as caught:
+        EnclaveKey(stack, "Key").grants.encrypt(who)
+    assert caught.value.slug == "grantee"
+
+
+def test_what_waits_for_a_grant_waits_for_the_policy_that_holds_it(stack, host, image):
+    waiting = cdk.CfnResource(stack, "Waiting", type="AWS::SNS::Topic")
+    key = EnclaveKey(stack, "Key")
+    for grant in (key.grants.decrypt(host, image("app")), key.grants.encrypt(iam.ArnPrincipal(OWNER))):
+        grant.apply_before(waiting)
+    ((logical, _),) = Template.from_stack(stack).find_resources("AWS::KMS::Key").items()
+    Template.from_stack(stack).has_resource("AWS::SNS::Topic", {"DependsOn": [logical]})
 
 
 @pytest.mark.parametrize("administrator", ["*", ACCOUNT, f"arn:aws:iam::{ACCOUNT}:root", f"arn:aws:iam::{ACCOUNT}:role/*"])

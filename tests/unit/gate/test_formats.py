@@ -63,6 +63,23 @@ def test_the_verdict(rules, verdict, code):
     assert (report.verdict, report.exit_code) == (verdict, code)
 
 
+def test_json_tells_a_pipeline_everything():
+    value = json.loads(_text("json", REPORT))
+    comparisons = value.pop("comparisons")
+    assert value == {
+        "verdict": "FAIL", "time": NOW.isoformat(), "counts": {"agrees": 1, "planned": 1, "unreachable": 1, "drift": 1}, "images": {"hello": {"Measurements": {}}},
+    }  # fmt: skip
+    assert [(one["place"], one["outcome"]) for one in comparisons] == [
+        ("lock", "agrees"), ("rebuild", "drift"), ("key", "planned"), ("enclave", "unreachable"),
+    ]  # fmt: skip
+    assert comparisons[1] == {
+        "place": "rebuild", "subject": "i-0123/hello", "image": None, "outcome": "drift", "rule": "rebuild-differs", "reason": "because",
+        "details": ["PCR0 locked a got b", "ramdisk1: mode x"], "who": RULES["rebuild-differs"].who, "fix": RULES["rebuild-differs"].fix,
+        "path": "enclave_images/hello/measurements.json", "until": None, "evidence": None,
+    }  # fmt: skip
+    assert comparisons[2]["until"] == (NOW + timedelta(days=3)).isoformat()
+
+
 @pytest.mark.parametrize(
     ("place", "rule", "verdict"),
     [

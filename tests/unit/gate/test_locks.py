@@ -45,6 +45,10 @@ def test_a_consumer_of_two_images_must_accept_both_current_sets():
     mixed = _accepted([OTHER.values.current, OLD], locked(NEW, (OLD, 3)), OTHER)
     assert (mixed.rule_id, mixed.until) == ("planned-rollover", locked(NEW, (OLD, 3)).values.retiring[0].retire_after)
 
+    assert "accepts only what retires of hello:" in mixed.reason
+    both = _accepted([NEW, OLD, OTHER.values.current], locked(NEW, (OLD, 3)), OTHER)
+    assert (both.rule_id, both.reason) == ("planned-rollover", "accepts the current set, and until its date one that retires")
+
 
 def test_an_unknown_set_is_told_by_every_pcr_that_differs_from_the_nearest():
     found = _accepted([FOREIGN], locked(), OTHER)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import boto3
 import pytest
+from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from nitrokit.core.key_policy import build_key_policy
@@ -116,6 +117,8 @@ def test_a_policy_edited_by_hand_is_told_and_can_be_put_back(local, make_key, ch
     assert any(told in problem for problem in state.problems), state.problems
     finding = state.as_finding(restored=False)
     assert (finding.severity, finding.passed) == ("CRITICAL", False)
+    assert (finding.subject, finding.resource) == ("Key", (key.arn, "AwsKmsKey"))
+    assert [state.as_finding(one).details for one in (False, True)] == [{"key": key.arn, "restored": one} for one in ("false", "true")]
     restore(_role(local, "administrator"), state)
     assert _examine(local, key).problems == ()
 
@@ -165,28 +168,51 @@ def test_a_key_that_is_disabled_or_cannot_be_read_is_no_pass(local, make_key):
     assert "AccessDeniedException" in problem
 
 
-def test_other_errors_of_kms_pass_through_and_throttling_is_borne(local, make_key):
-    key = make_key()
-    calls: list[object] = []
+def test_a_key_with_replicas_is_told_and_no_restoring_mends_it(local, make_key):
+    meant = make_key().policy
+    arn = local.client("kms").create_key(Policy=json.dumps(meant), MultiRegion=True)["KeyMetadata"]["Arn"]
+    state = _examine(local, GuardedKey("Key", arn, meant))
+    assert state.problems == state.lasting == ("the key has replicas, whose policies are their own",)
+
+
+def _answers(request, code):
+    """KMS's answer of an error (botocore parses it)."""
+    raw = SimpleNamespace(read=lambda *a: b"", stream=lambda: iter([json.dumps({"__type": code, "message": "told"}).encode()]))
+    return AWSResponse(request.url, 400, {"x-amzn-ErrorType": code}, raw)
+
+
+@pytest.fixture
+def patient(local):
+    """KMS for the guard's role, with the retries that the function has."""
     given = _role(local, "guard")._request_signer._credentials.get_frozen_credentials()
-    client = boto3.client(
+    return boto3.client(
         "kms", endpoint_url=local.environment()["AWS_ENDPOINT_URL"], region_name="us-east-1", config=RETRIES,
         aws_access_key_id=given.access_key, aws_secret_access_key=given.secret_key, aws_session_token=given.token,
     )  # fmt: skip
-    from botocore.awsrequest import AWSResponse
+
+
+def test_throttling_is_borne(patient, make_key):
+    calls: list[object] = []
 
     def throttle(request, **_):
         calls.append(request)
-        if len(calls) <= 2:
-            raw = SimpleNamespace(
-                read=lambda *a: b"", stream=lambda: iter([b'{"__type": "ThrottlingException", "message": "Rate exceeded"}'])
-            )
-            return AWSResponse(request.url, 400, {"x-amzn-ErrorType": "ThrottlingException"}, raw)
-        return None
+        return _answers(request, "ThrottlingException") if len(calls) <= 2 else None
 
-    client.meta.events.register("before-send.kms.DescribeKey", throttle)
-    assert examine(client, key, ACCOUNT, "aws").problems == ()
+    patient.meta.events.register("before-send.kms.DescribeKey", throttle)
+    assert examine(patient, make_key(), ACCOUNT, "aws").problems == ()
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize("call", ["DescribeKey", "GetKeyPolicy", "ListGrants"])
+def test_what_says_that_a_key_cannot_be_read_is_a_problem_and_other_errors_pass_through(patient, make_key, call):
+    """Lambda tries an error again; a key told as unreadable, which KMS only did not answer for, would be a false alarm."""
+    codes = iter(["KMSInvalidStateException", "DependencyTimeoutExceptionOfTomorrow"])
+    patient.meta.events.register(f"before-send.kms.{call}", lambda request, **_: _answers(request, next(codes)))
+    key = make_key()
+    state = examine(patient, key, ACCOUNT, "aws")
+    assert state.problems == state.lasting == ("the key cannot be read: KMSInvalidStateException",)
+    with pytest.raises(ClientError, match="OfTomorrow"):
+        examine(patient, key, ACCOUNT, "aws")
 
 
 # The canary
@@ -267,6 +293,33 @@ def test_the_guard_tells_a_change_once_and_the_recovery(aws, deployed, publisher
     assert [(one["detail"]["status"], one["detail"]["kind"]) for one in delivered()] == [("FAILED", "key-policy"), ("PASSED", "key-policy")]
     metrics = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"KeyPolicyIntact"' in line]
     assert [one["KeyPolicyIntact"] for one in metrics] == [[1.0], [0.0], [0.0], [0.0], [1.0]]
+
+
+def test_another_change_of_a_key_that_is_not_intact_is_told_too(aws, deployed, publisher):
+    _, delivered = publisher
+    kms = aws.client("kms")
+    policy = json.loads(kms.get_key_policy(KeyId=deployed, PolicyName="default")["Policy"])
+    for change in (_open, _another_role):
+        change(policy["Statement"])
+        kms.put_key_policy(KeyId=deployed, PolicyName="default", Policy=json.dumps(policy))
+        for request in (f"{change.__name__}/1", f"{change.__name__}/2"):
+            assert guard_key_policy.handler({}, _context(request))["verdict"] == "FAIL"
+    first, second = (one["detail"]["description"] for one in delivered())
+    assert "role/other" not in first and "role/other" in second
+
+
+def test_a_policy_that_nobody_here_understands_is_a_fail_and_is_put_back(aws, deployed, monkeypatch):
+    """KMS takes what it takes: what the guard cannot compare may open everything."""
+    kms = aws.client("kms")
+    policy = json.loads(kms.get_key_policy(KeyId=deployed, PolicyName="default")["Policy"])
+    statement = {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "kms:Decrypt", "Resource": "*", "Novelty": "x"}
+    kms.put_key_policy(KeyId=deployed, PolicyName="default", Policy=json.dumps({**policy, "Statement": [*policy["Statement"], statement]}))
+    answer = guard_key_policy.handler({}, _context("1"))
+    assert (answer["verdict"], answer["keys"][0]["intact"]) == ("FAIL", False)
+    assert "not understood" in answer["keys"][0]["problems"][0]
+    monkeypatch.setenv("RESTORE", "true")
+    assert guard_key_policy.handler({}, _context("2"))["keys"][0]["restored"]
+    assert guard_key_policy.handler({}, _context("3"))["verdict"] == "PASS"
 
 
 def test_the_canary_reports_an_opened_key(deployed, publisher, capsys):
