@@ -1,4 +1,4 @@
-"""The packaged table of instance types, and its refresh: ``aws ec2 describe-instance-types --output json | python -m nitrokit.cdk.instance_types > constructs/nitrokit/cdk/instance_types.json``."""
+"""The packaged table of instance types, and its refresh: ``aws ec2 describe-instance-types --output json | python -m nitrokit.cdk.instance_types > new.json``."""
 
 from __future__ import annotations
 

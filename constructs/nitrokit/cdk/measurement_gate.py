@@ -35,7 +35,7 @@ class MeasurementGate(Construct):
     Every step is a CodeBuild build, whose exit code is the action's result: what fails ends the pipeline. ``AwaitAttestation`` is a Lambda in place of the build that waits for attested health.
 
     - ``images``: where the image folders lie in the source. Default: ``enclave_images``.
-    - ``install``: commands that bring nitrokit and the CDK CLI. Default: hashed requirements.txt, and package-lock.json.
+    - ``install``: commands that bring nitrokit and the CDK CLI. Default: hashed requirements.txt, with nitrokit's wheel in it (docs/gate.md), and package-lock.json.
     - ``synth``: what synthesises into ``cdk.out``. Default: ``npx cdk synth``.
     - ``health_timeout``: how long a step waits for enclaves that cannot be reached yet. Default: 30 minutes. Drift fails at once.
     - ``build_image``: default: CodeBuild's standard 7.0 (x86_64). Its compiler is not the one with which the kernel's recipe was recorded, and a compiler is part of a kernel's bytes: the source

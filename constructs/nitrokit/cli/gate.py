@@ -228,4 +228,22 @@ def _target(text: str) -> tuple[str, Path]:
 def _access(stacks: list[str] | None, region: str | None) -> dict[str, Any]:
     from nitrokit.gate.access import access_policy
 
-    return access_policy(*(stacks or []), region=region or "*")
+    return access_policy(*(stacks or []), region=region or "*", partition=_partition(region))
+
+
+def _partition(region: str | None) -> str:
+    """Of the Region, named or the environment's; where there is none, AWS's commercial one."""
+    import boto3
+    from botocore.exceptions import BotoCoreError, UnknownRegionError
+
+    named = region or os.environ.get("AWS_REGION")
+    try:
+        session = boto3.Session()
+        named = named or session.region_name
+        return str(session.get_partition_for_region(named)) if named else "aws"
+    except UnknownRegionError as error:
+        raise UsageError(
+            "bad-region", "no such Region in any partition", got=named, expected="e.g. eu-west-1", do="correct --region or AWS_REGION"
+        ) from error
+    except BotoCoreError as error:  # a profile that is not there
+        raise EnvironmentProblem("no-aws", "AWS cannot be asked", got=str(error), do="correct the profile (AWS_PROFILE)") from error

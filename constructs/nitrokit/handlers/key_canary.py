@@ -2,7 +2,7 @@
 
 Proof is a denial, AccessDeniedException, of the real Decrypt of a real ciphertext. Any other error proves nothing; an answer is an alarm.
 
-Environment: SETTINGS_PATH (below it, the keys).
+Environment: SETTINGS_PATH (below it, the keys); SECURITY_HUB ("true") where wanted.
 Answer: {"verdict": "DENIED" | "OPENED" | "NOT PROVEN", "keys": [{"key", "outcome", "detail", "explicit_deny"}]}.
 """
 
@@ -46,7 +46,8 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     for key, outcome, _ in tried:
         _emit(key, outcome)
     if findings := [opened(key) for key, outcome, _ in tried if outcome == OPENED]:
-        Publisher(Account.of(context.invoked_function_arn), boto3.client("events")).publish(findings, datetime.now(UTC))
+        hub = boto3.client("securityhub") if os.environ.get("SECURITY_HUB") == "true" else None
+        Publisher(Account.of(context.invoked_function_arn), boto3.client("events"), hub).publish(findings, datetime.now(UTC))
     logger.info("canary", verdict=verdict, keys=told)
     return {"verdict": verdict, "keys": told}
 

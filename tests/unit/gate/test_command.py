@@ -131,6 +131,13 @@ def test_the_printed_policy_names_real_actions_and_only_reads():
             assert name.startswith(("Describe", "Get", "List")) or action == "ssm:SendCommand"
 
 
+@pytest.mark.parametrize(("region", "partition"), [("eu-west-1", "aws"), ("cn-north-1", "aws-cn"), ("us-gov-west-1", "aws-us-gov")])
+def test_the_printed_policy_is_of_the_regions_partition(region, partition):
+    printed = json.loads(run("--iam-policy", "--region", region).stdout)
+    assert printed == access_policy(region=region, partition=partition)
+    assert "bad-region" in run("--iam-policy", "--region", "nowhere").stderr
+
+
 def test_the_gate_needs_nothing_of_what_lambdas_alone_have():
     code = "import sys, nitrokit.gate.deployed, nitrokit.gate.templates; sys.exit(any(name.startswith(('aws_lambda_powertools', 'aws_cdk')) for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -329,3 +329,11 @@ def test_the_canary_reports_an_opened_key(deployed, publisher, capsys):
     assert [one["detail"]["kind"] for one in delivered()] == ["canary"]
     metrics = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"_aws"' in line]
     assert [value for one in metrics for name, value in one.items() if name.startswith("Canary")] == [[0.0], [1.0]]
+
+
+def test_the_canary_tells_security_hub_where_it_is_used(aws, deployed, publisher, monkeypatch):
+    for used in (False, True):
+        monkeypatch.setenv("SECURITY_HUB", str(used).lower())
+        key_canary.handler({}, _context("1"))
+        imported = aws.client("securityhub").get_findings(MaxResults=100)["Findings"]
+        assert [one["Id"] for one in imported] == ["nitrokit/canary/Key"] * used
