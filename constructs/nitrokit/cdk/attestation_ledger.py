@@ -38,8 +38,9 @@ class AttestationLedger(Construct):
     - ``access_logs``: a bucket for the export's server access logs. Default: none.
     - ``options``: of the signing function; default Python 3.13 on x86_64, logs kept for a year.
 
-    ``grant_append(grantee)`` and ``grant_read(grantee)`` give what writers and readers of the table need; who reads the export, ``bucket.grant_read(grantee)``. Nobody deletes or updates items through the table's policy; overwriting cannot be forbidden
-    there, and is what `nitrokit ledger verify` finds. Only the signing function's role may use the key. ``alarms``: of its function, and that the ledger was not signed for two periods.
+    ``grant_append(grantee)`` and ``grant_read(grantee)`` give what writers and readers of the table need; who reads the export needs ``bucket.grant_read(grantee)``. Nobody deletes or
+    updates items through the table's policy; overwriting cannot be forbidden there, and is what `nitrokit ledger verify` finds. Only the signing function's role may use the key.
+    ``alarms``: of its function, and that the ledger was not signed for two periods.
     Raises ValueError for a schedule out of range, and for a retention below a day.
     """
 

@@ -38,7 +38,8 @@ _LONGEST_CONDITION = 43_200  # seconds (CloudFormation AWS::CloudFormation::Wait
 class EnclaveBootstrap(Construct):
     """Runs ``image`` on ``parent``: a host or a fleet, of this stack or of another one in its account and Region. Several bootstraps share one parent: up to four.
 
-    - ``timeout``: how long the deployment waits for a healthy enclave, 15 s to 48 h (on a host at most 12); default 15 minutes. A host whose enclave does not come up fails it at once, with the cause in the event.
+    - ``timeout``: how long the deployment waits for a healthy enclave, 15 s to 48 h (for a host at most 12); default 15 minutes.
+      A host whose enclave does not come up fails it at once, with the cause in the event.
     - ``cid``: the enclave's fixed vsock address, so that proxies on the host stay right over restarts; default the parent's next free one, from 16 on.
     - ``healthy_within``: how long an app may take from its enclave's boot until it is ready, 1 s to 10 minutes; default two minutes. An update that takes longer goes back to the former image.
     - ``log_group``: for what the app prints (where enclave.toml lets the parent read it), what the agent did, and metrics; default one of its own, kept for a year.
