@@ -66,13 +66,15 @@ def ask(opened: OpenedLedger, enclave: str, host: str | None, start: datetime, e
 
     index, signed = _index(opened, enclave)
     cache = ChainCache()
-    hosts = [one for one in index.hosts() if host in (None, one)]
+    known = list(index.hosts())
+    hosts = [one for one in known if host in (None, one)]
     if not hosts:
         raise LedgerError(
             "unknown-enclave",
             "the ledger knows no such enclave",
             got=f"{enclave} on {host or 'any host'}",
-            do="check the name: it is the image's",
+            expected=f"{', '.join(known)[:300]} for its host" if known else None,
+            do="correct --host, or leave it out" if known else "check the name: it is the image's",
         )
     answers = [
         answer(one, sightings(index, one, start, end, lambda record: sight(record, trust_anchor=anchor, chain_cache=cache)), start, end)

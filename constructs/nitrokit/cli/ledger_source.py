@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nitrokit.cli.files import read_file
 from nitrokit.errors import EnvironmentProblem, UsageError
+from nitrokit.image.signing import CONFIGURATION
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -100,9 +101,11 @@ def _open_folder(folder: Path, trusted: ec.EllipticCurvePublicKey | None) -> Ope
 
 
 def live_ledger(table: str, region: str | None) -> Ledger:
-    """The ledger in a table. Raises EnvironmentProblem without a Region."""
+    """The ledger in a table. Raises UsageError, EnvironmentProblem without a Region."""
     from nitrokit.handlers.ledger_store import Ledger
 
+    if not table:  # of a variable that is not set: boto3 would refuse it as it does what may pass
+        raise UsageError("no-ledger", "one ledger must be named", got="an empty name", expected="--table NAME", do="name one of them")
     return Ledger(table, _client("dynamodb", region))
 
 
@@ -123,12 +126,14 @@ def public_key(path: Path | None, kms_key: str | None, region: str | None) -> ec
 
 def _client(service: str, region: str | None) -> Any:
     import boto3
-    from botocore.exceptions import BotoCoreError
+    from botocore.exceptions import BotoCoreError, InvalidRegionError, NoRegionError
 
     named = region or os.environ.get("AWS_REGION")  # which boto3 does not read
     try:
         return boto3.client(service, region_name=named)
-    except BotoCoreError as error:
+    except (NoRegionError, InvalidRegionError) as error:
         raise EnvironmentProblem(
             "aws-client", "AWS cannot be asked", got=str(error), do="name the Region with --region, or set AWS_REGION"
         ) from error
+    except (BotoCoreError, ValueError) as error:
+        raise EnvironmentProblem("aws-client", "AWS cannot be asked", got=str(error), do=CONFIGURATION) from error

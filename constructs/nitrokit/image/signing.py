@@ -17,11 +17,13 @@ from nitrokit.core.eif import Signer, read_eif, sign_eif
 from nitrokit.core.eif.signature import EifSignature, load_certificate
 from nitrokit.core.manifest import Signing
 from nitrokit.core.measurements import pcr8
-from nitrokit.errors import NitrokitError, UsageError
+from nitrokit.errors import EnvironmentProblem, NitrokitError, UsageError
 from nitrokit.image.files import replacing
 
 SOON = timedelta(days=30)
-_KMS_ARN = re.compile(r"arn:aws[a-z-]*:kms:([a-z0-9-]+):[0-9]{12}:key/[a-zA-Z0-9-]+")
+_KMS_ARN = re.compile(r"arn:aws[a-z-]*:kms:((?!-)[a-z0-9-]{1,63}(?<!-)):[0-9]{12}:key/[a-zA-Z0-9-]+")
+CONFIGURATION = "check AWS_PROFILE, AWS_ENDPOINT_URL and the AWS configuration files"
+"""Where boto3 makes no client."""
 _KMS_ALGORITHM = {"ES256": "ECDSA_SHA_256", "ES384": "ECDSA_SHA_384", "ES512": "ECDSA_SHA_512"}
 
 
@@ -72,8 +74,12 @@ def here() -> SignWith:
 
 def _kms(region: str) -> Any:
     import boto3
+    from botocore.exceptions import BotoCoreError
 
-    return boto3.client("kms", region_name=region)
+    try:
+        return boto3.client("kms", region_name=region)
+    except (BotoCoreError, ValueError) as error:
+        raise EnvironmentProblem("aws-client", "AWS cannot be asked", got=str(error), do=CONFIGURATION) from error
 
 
 def sign_file(eif: Path, output: Path, signer: Signer, *, time: datetime) -> EifSignature:
@@ -129,7 +135,13 @@ def kms_key(arn: str, certificate_pem: bytes, client: Callable[[str], Any]) -> C
     """``sign`` of a KMS key: the message (a PCR0, far below 4096 bytes) goes there, the signature comes back. ``client``: Region → boto3 KMS client. Raises UsageError; signing raises SigningError."""
     found = _KMS_ARN.fullmatch(arn)
     if found is None:
-        raise UsageError("bad-key-arn", "not the ARN of a KMS key", got=arn[:160], expected="arn:aws:kms:<region>:<account>:key/<id>")
+        raise UsageError(
+            "bad-key-arn",
+            "not the ARN of a KMS key",
+            got=arn[:160],
+            expected="arn:aws:kms:<region>:<account>:key/<id>",
+            do="name the key by its ARN: an alias may lead elsewhere tomorrow, and an id alone tells no Region",
+        )
     algorithm = cose.algorithm_of(load_certificate(certificate_pem).public_key())
     kms = client(found[1])
 

@@ -298,14 +298,96 @@ def test_a_checkpoint_that_was_taken_out_of_an_export_is_a_gap(world, changed):
     assert _code(_run(world, "verify", changed, "--key", world.key)) == "ledger/gap"
 
 
-def test_what_cannot_be_asked_is_usage(world, export, tmp_path):
-    for arguments in (
-        ["verify"], ["verify", export, "--table", "x"], ["verify", tmp_path], ["at", "yesterday", export, "--enclave", "x"], ["at", "9999-12-31", export, "--enclave", "x"],
-        ["at", "0001-01-01T00:00+05:00", export, "--enclave", "x"],
-         ["at", "2026-06-07", export],
-        ["verify", export, "--key", tmp_path / "none"],
-        ["verify", export, "--key", export / "checkpoint"], ["verify", export, "--key", world.key, "--kms-key", "x"], ["export", tmp_path / "new", "--table", "ledger", "--region", "eu-west-1"],
-    ):  # fmt: skip
-        assert _run(world, *arguments).code == 2, arguments
-    assert _run(world, "at", "2026-06-07", export, "--enclave", "unknown", "--key", world.key).code == 1
+def _refused(done):
+    """Its exit code and the code of its error; nothing was said on stdout."""
+    assert done.out == ""
+    return done.code, done.error.split("[")[1].split("]")[0]
+
+
+LIVE = ("--table", "ledger", "--region", "eu-west-1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["verify"], "no-ledger"), (["verify", "EXPORT", "--table", "x"], "no-ledger"), (["verify", "--table", "", "--region", "eu-west-1"], "no-ledger"),
+        (["verify", "EXPORT", "--table", ""], "no-ledger"), (["export", "NEW", "--table", "", "--key", "KEY"], "no-ledger"), (["at", "2026-06-07", "--enclave", "x"], "no-ledger"),
+        (["verify", "NEW"], "no-export"), (["verify", "HERE"], "no-export"), (["verify", "KEY"], "no-export"), (["at", "2026-06-07", "HERE", "--enclave", "x"], "no-export"),
+        (["at", "2026-06-07", "EXPORT"], "no-enclave"), (["at", "2026-06-07", "EXPORT", "--enclave", ""], "no-enclave"),
+        (["verify", "EXPORT", "--key", "KEY", "--kms-key", "x"], "no-key"), (["export", "NEW", *LIVE], "no-key"), (["export", "NEW", *LIVE, "--key", "KEY", "--kms-key", "KMS"], "no-key"),
+        (["verify", "EXPORT", "--key", "NEW"], "unreadable-file"), (["verify", "EXPORT", "--key", "EXPORT/checkpoint"], ""),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_asked_is_usage(world, export, tmp_path, arguments, code):
+    places = {"EXPORT": export, "NEW": tmp_path / "new", "HERE": tmp_path, "KEY": world.key, "KMS": world.kms_key}
+
+    def word(text):
+        name, slash, rest = text.partition("/")
+        return f"{places.get(name, name)}{slash}{rest}"
+
+    found = _refused(_run(world, *map(word, arguments)))
+    assert found == (2, f"usage/{code}") if code else found[0] == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        "yesterday", "", "2026-6-7", "2026-02-30", "9999-12-31", "0001-01-01T00:00+05:00", "9999-12-31T23:59-05:00", "2026-06-07T24:01", "12:00", "1780830000", "x" * 200,
+    ],
+)  # fmt: skip
+def test_what_is_no_time_is_usage(world, export, time):
+    done = _at(world, time, export, "--key", world.key)
+    assert _refused(done) == (2, "usage/bad-time")
+    assert len(done.error) < 300
+
+
+@pytest.mark.parametrize(
+    "time", ["2026-06-07", "20260607", "2026-W23-7", "2026-06-07T08:00", "2026-06-07 08:00:00Z", "2026-06-07T10:00+02:00"]
+)
+def test_days_and_moments_of_iso_8601_are_understood(world, export, time):
+    assert _at(world, time, export, "--key", world.key, "--host", HOST).code == 0
+
+
+@pytest.mark.parametrize("place", ["table", "export"])
+def test_an_enclave_or_a_host_that_the_ledger_does_not_know_is_told_apart(world, export, place):
+    where = [export, "--key", world.key] if place == "export" else _live(world)
+    for arguments, words in (
+        (["--enclave", "helo"], ["got:      helo on any host", "check the name"]),
+        (["--enclave", "helo", "--host", HOST], [f"got:      helo on {HOST}", "check the name"]),
+        (
+            ["--enclave", "hello", "--host", "i-0"],
+            ["got:      hello on i-0", f"{HOST}, {OTHER} for its host", "correct --host, or leave it out"],
+        ),
+    ):
+        done = _run(world, "at", "2026-06-07", *where, *arguments)
+        assert _code(done) == "ledger/unknown-enclave"
+        assert [word for word in words if word not in done.error] == []
+
+
+def test_a_table_that_is_not_there_is_the_environments(world):
     assert _run(world, "verify", "--table", "nowhere", "--region", "eu-west-1").code == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "name the Region with --region, or set AWS_REGION"), ({"AWS_REGION": "not a region"}, "name the Region with --region, or set AWS_REGION"),
+        ({"AWS_REGION": "eu-west-1", "AWS_PROFILE": "nobody"}, "check AWS_PROFILE"), ({"AWS_REGION": "eu-west-1", "AWS_ENDPOINT_URL": "nonsense"}, "AWS_ENDPOINT_URL"),
+        ({"AWS_REGION": "eu-west-1", "AWS_CONFIG_FILE": "TORN"}, "the AWS configuration files"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments", [["verify", "--table", "x"], ["export", "NEW", "--table", "x", "--kms-key", "y"], ["verify", "NEW", "--kms-key", "y"]]
+)
+def test_a_machine_whose_aws_configuration_leads_nowhere_says_what_to_mend(world, tmp_path, monkeypatch, changes, words, arguments):
+    (tmp_path / "torn").write_text("garbage")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it has read another configuration
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    world = SimpleNamespace(environment={"AWS_CONFIG_FILE": "/nowhere", "AWS_SHARED_CREDENTIALS_FILE": "/nowhere"})
+    world.environment.update({name: value.replace("TORN", str(tmp_path / "torn")) for name, value in changes.items()})
+    done = _run(world, *(word.replace("NEW", str(tmp_path / "new")) for word in arguments))
+    assert _refused(done) == (3, "environment/aws-client")
+    assert words in done.error.splitlines()[-1]
+    assert not (tmp_path / "new").exists()

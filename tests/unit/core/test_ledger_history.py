@@ -112,6 +112,9 @@ def test_an_entry_proves_only_what_its_own_document_does(fleet):
         found = fleet.sight(_at(8), **{"document": good, **changes})
         assert found.document is None and isinstance(found.refusal, NitrokitError)
         assert what in found.refusal.what + str(found.refusal.got) + str(found.refusal.expected), changes
+        assert (found.refusal.code == "ledger/no-proof") == (changes.get("document") not in (b"junk", good[:-1] + b"x")), (
+            "else it is the document's own fault"
+        )
         assert found.time == _at(8)
 
 

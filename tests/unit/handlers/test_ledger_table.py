@@ -87,6 +87,27 @@ def test_whatever_single_item_is_changed_or_removed_is_found(ledger, dynamodb):
     assert _verify(read).verdict == "VERIFIED"
 
 
+@pytest.mark.parametrize("counted", ["head", "checkpoints"])
+def test_an_end_that_was_set_back_to_what_it_was_is_found_by_what_stands_behind_it(dynamodb, counted):
+    """A former head, or count of checkpoints, is consistent in itself: what it hides is still there, and the next entry would find its place taken."""
+    ledger = Ledger("ledger", dynamodb, sleep=lambda _: None)
+    ledger.append_all([LedgerEntry(f"id{number}", TIME, "hello", "i-0", "test", PASS) for number in range(3)])
+    sign_ledger(ledger, SIGNER, TIME)
+    former = {item["key"]["S"]: item for item in dynamodb.scan(TableName="ledger")["Items"]}
+    ledger.append(LedgerEntry("hidden", TIME, "hello", "i-0", "test", PASS))
+    if counted == "checkpoints":
+        sign_ledger(ledger, SIGNER, TIME)
+    now = {item["key"]["S"]: item for item in dynamodb.scan(TableName="ledger")["Items"]}
+    assert _verify(ledger).verdict == "VERIFIED"
+    (key,) = [key for key in former if now[key] != former[key] and (key == "head") == (counted == "head")]
+    dynamodb.put_item(TableName="ledger", Item=former[key])
+    with pytest.raises(LedgerError) as caught:
+        _verify(ledger)
+    assert (caught.value.code, "hidden" in str(caught.value.do)) == ("ledger/set-back", True)
+    dynamodb.put_item(TableName="ledger", Item=now[key])
+    assert _verify(ledger).verdict == "VERIFIED"
+
+
 def test_a_ledger_that_grows_while_it_is_verified_holds(ledger):
     opened = open_table(ledger, Trust(SIGNER.key.public_key, named=True))
     ledger.append(LedgerEntry("late", TIME, "hello", "i-0", "test", PASS))

@@ -1,6 +1,7 @@
 """Signing images: by key file, and by a KMS key (moto's, which signs for real)."""
 
 import json
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from moto import mock_aws
 
 from nitrokit.core.eif import EifError, Signer, read_eif, write_eif
 from nitrokit.errors import UsageError
-from nitrokit.image.signing import SigningError, key_file, kms_key, sign_file
+from nitrokit.image.signing import SigningError, here, key_file, kms_key, sign_file
 
 NOW = datetime.now(UTC)
 
@@ -118,12 +119,64 @@ def test_wrong_keys_and_files_are_told(eif, key, tmp_path):
         with pytest.raises(UsageError) as caught:
             key_file(path)
         assert caught.value.slug == slug
-    with pytest.raises(UsageError):
-        kms_key("alias/x", certificate.read_bytes(), lambda _: None)
-    for arguments in ((), ("--key", key[1], "--kms-key", "arn"), ("--key", tmp_path / "none"), ("--kms-key", "alias/x")):
-        assert _nitrokit("sign", eif, "--certificate", certificate, *arguments).returncode == 2
+    before = eif.read_bytes()
+    for arguments, code in (
+        ((), "no-key"), (("--key", key[1], "--kms-key", "arn"), "no-key"), (("--key", key[1], "--kms-key", ""), "no-key"), (("--key", tmp_path / "none"), "unreadable-file"),
+        (("--kms-key", "alias/x"), "bad-key-arn"), (("--kms-key", ""), "bad-key-arn"),
+    ):  # fmt: skip
+        done = _nitrokit("sign", eif, "--certificate", certificate, *arguments)
+        assert (done.returncode, f"[usage/{code}]" in done.stderr) == (2, True), done.stderr
+    assert eif.read_bytes() == before
     assert _nitrokit("sign", tmp_path / "none.eif", "--certificate", certificate, "--key", key[1]).returncode == 2
     assert _nitrokit("sign", Path(__file__), "--certificate", certificate, "--key", key[1]).returncode == 1
+
+
+@pytest.mark.parametrize(
+    "arn",
+    [
+        "12345678-1234-1234-1234-123456789012", "arn:aws:kms:eu-west-1:123456789012:alias/x", "arn:aws:kms:eu-west-1:123456789012:key/", "arn:aws:kms:eu-west-1:123456789012:key/x\n",
+        "arn:aws:kms:-:123456789012:key/x", "arn:aws:kms:eu-west-1-:123456789012:key/x", "arn:aws:kms::123456789012:key/x", f"arn:aws:kms:{'a' * 64}:123456789012:key/x",
+        "arn:aws:kms:EU-WEST-1:123456789012:key/x", "arn:aws:kms:eu-west-1:12345678901:key/x", "arn:aws:s3:eu-west-1:123456789012:key/x",
+    ],
+)  # fmt: skip
+def test_an_arn_that_is_no_keys_is_refused_before_a_client_is_made(key, arn):
+    with pytest.raises(UsageError) as caught:
+        kms_key(arn, _certificate(key[0].public_key()), lambda region: pytest.fail(f"a client for {region}"))
+    assert (caught.value.code, "by its ARN" in str(caught.value)) == ("usage/bad-key-arn", True)
+
+
+@pytest.mark.parametrize("region", ["eu-west-1", "us-gov-west-1", "a" * 63])
+def test_every_region_that_an_arn_may_name_has_a_client(key, region, monkeypatch):
+    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    kms_key(f"arn:aws-us-gov:kms:{region}:123456789012:key/mrk-1", _certificate(key[0].public_key()), here().client)
+
+
+@pytest.mark.parametrize(("name", "value"), [("AWS_PROFILE", "nobody"), ("AWS_ENDPOINT_URL", "nonsense"), ("AWS_CONFIG_FILE", "TORN")])
+def test_an_aws_configuration_that_leads_nowhere_is_told_and_signs_nothing(eif, key, tmp_path, name, value):
+    certificate, torn, before = tmp_path / "cert.pem", tmp_path / "torn", eif.read_bytes()
+    certificate.write_bytes(_certificate(key[0].public_key()))
+    torn.write_text("garbage")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "nitrokit.cli",
+            "sign",
+            str(eif),
+            "--certificate",
+            str(certificate),
+            "--kms-key",
+            "arn:aws:kms:eu-west-1:123456789012:key/x",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "AWS_CONFIG_FILE": "/nowhere", name: value.replace("TORN", str(torn))},
+    )
+    assert (done.returncode, "[environment/aws-client]" in done.stderr, "Traceback" in done.stderr) == (3, True, False), done.stderr
+    assert "do this:  check AWS_PROFILE, AWS_ENDPOINT_URL" in done.stderr
+    assert eif.read_bytes() == before
 
 
 def test_a_certificate_that_ends_soon_is_warned_of(eif, key, tmp_path):
