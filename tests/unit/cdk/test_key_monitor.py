@@ -96,6 +96,22 @@ def test_the_guard_compares_with_the_very_policy_that_is_deployed(template):
     assert key.aliases == ("alias/data", "alias/late")
 
 
+def test_each_of_two_stacks_of_one_shape_knows_its_own_aliases_alone(tmp_path):
+    """As of one app for development and production: the keys have one logical id, and an alias of the other one would be told as moved for ever."""
+    app = cdk.App(outdir=str(tmp_path / "out"))
+    stacks = [_fill(cdk.Stack(app, name), tmp_path)[0] for name in ("Dev", "Prod")]
+    for stack in stacks:
+        name, key = stack.stack_name.lower(), stack.node.find_child("Key")
+        key.add_alias(name)
+        kms.Alias(cdk.Stack(app, f"{name}-names"), "Late", alias_name=f"alias/{name}-late", target_key=key)
+        kms.CfnAlias(stack, "ById", alias_name=f"alias/{name}-id", target_key_id=key.key_id)
+        kms.CfnAlias(stack, "ByRef", alias_name=f"alias/{name}-ref", target_key_id=cdk.Fn.ref(stack.get_logical_id(key.node.default_child)))
+    for stack in stacks:
+        (key,) = _guarded(Template.from_stack(stack))
+        name = stack.stack_name.lower()
+        assert set(key.aliases) == {"alias/data", *(f"alias/{name}{more}" for more in ("", "-id", "-late", "-ref"))}
+
+
 def test_many_data_owners_fit_into_the_guard(tmp_path):
     """Their statement alone would be larger than a parameter, and only the deployment would have told."""
     stack, _ = _stack(tmp_path)

@@ -6,7 +6,9 @@ import pytest
 
 from nitrokit.core.intrinsics import resolve
 from nitrokit.core.key_policy import build_key_policy
+from nitrokit.gate.key_policies import KeyPolicy, compare_key_policy
 from nitrokit.gate.keys import Key, compare_key, keys_of
+from nitrokit.gate.report import Outcome, Place
 from nitrokit.gate.stack import read_stack
 
 from .conftest import FOREIGN, HOST, NEW, NOW, OLD, locked, rules
@@ -135,6 +137,13 @@ def test_a_key_for_nobody_and_one_in_another_form_are_told(reader, make_key):
     listed = _policy(NEW)
     listed["Statement"][0]["Condition"]["StringEqualsIgnoreCase"]["kms:RecipientAttestation:ImageSha384"] = [NEW.pcr0.hex(), OLD.pcr0.hex()]
     assert "policy-form" in rules(compare_key(reader, Key(make_key(listed)), [locked()], NOW))
+
+
+def test_a_policy_that_nobody_here_understands_is_drift():
+    """KMS takes what it takes: what cannot be read may open everything. The local KMS would not even hand it out."""
+    policy = {**_policy(NEW), "Statement": [*_policy(NEW)["Statement"], {"Effect": "Allow", "Novelty": "x"}]}
+    (found,) = compare_key_policy(KeyPolicy(Place.KEY, "key", policy, "123456789012"), [locked()], NOW)
+    assert (found.rule_id, found.outcome) == ("policy-form", Outcome.DRIFT)
 
 
 def _key_stack(policy):

@@ -1,12 +1,13 @@
 """Where a set stands: current, retiring with a date, past it, unknown; and what a whole consumer's sets come to."""
 
 import json
+from datetime import timedelta
 
 import pytest
 
 from nitrokit.core.measurements import Measurements, digest
 from nitrokit.gate.consumers import compare_accepted
-from nitrokit.gate.locks import Standing, compare_locks, place, read_images
+from nitrokit.gate.locks import Standing, compare_locks, differences, place, read_images
 from nitrokit.gate.report import Outcome, Place
 from nitrokit.gate.rules import RULES
 
@@ -55,14 +56,30 @@ def test_an_unknown_set_is_told_by_every_pcr_that_differs_from_the_nearest():
     assert any(FOREIGN.pcr0.hex() in line and NEW.pcr0.hex() in line for line in found.details)
     assert not any("PCR1 locked" in line for line in found.details), "the kernel is the same"
 
+    part = {index: value for index, value in FOREIGN.pcrs().items() if index == 0}
+    assert differences(part, [locked()]) == (f"PCR0 locked {NEW.pcr0.hex()} got {FOREIGN.pcr0.hex()}",), (
+        "of what is not compared nothing is told"
+    )
+    assert _accepted([FOREIGN]).rule_id == "unknown-set", "without any lock, too"
+
 
 def test_the_date_itself_is_the_last_accepted_second():
     image = locked(NEW, (OLD, 0))
     until = image.values.retiring[0].retire_after
     assert place(OLD.pcrs(), [image], until).standing is Standing.RETIRING
-    from datetime import timedelta
-
     assert place(OLD.pcrs(), [image], until + timedelta(seconds=1)).standing is Standing.PAST
+
+
+def test_a_set_of_several_images_stands_where_it_stands_best():
+    """An older image folder may retire what is another one's current set."""
+    current, retiring, past = locked(name="a"), locked(FOREIGN, (NEW, 3), name="b"), locked(FOREIGN, (NEW, -3), name="c")
+    for images, best in (
+        ([past, retiring, current], current),
+        ([current, retiring, past], current),
+        ([past, retiring], retiring),
+        ([retiring, past], retiring),
+    ):
+        assert place(NEW.pcrs(), images, NOW).image is best
 
 
 def test_part_of_a_set_tells_the_image_only_with_pcr0_or_with_pcr1_and_pcr2():
@@ -82,6 +99,8 @@ def test_part_of_a_set_tells_the_image_only_with_pcr0_or_with_pcr1_and_pcr2():
 def test_a_lock_with_a_set_past_its_date_fails_by_itself():
     assert rules(compare_locks([locked()], NOW)) == ["agrees"]
     assert rules(compare_locks([locked(NEW, (OLD, 1))], NOW)) == ["planned-rollover"]
+    (found,) = compare_locks([locked(NEW, (OLD, 1), (FOREIGN, 3), (measured(b"older"), 2))], NOW)
+    assert found.until == NOW + timedelta(days=3), "a rollover is over when the last set retires"
     assert rules(compare_locks([locked(NEW, (OLD, -1), (FOREIGN, 1))], NOW)) == ["set-past-date"]
 
 
