@@ -200,7 +200,7 @@ class EnclaveBootstrap(Construct):
             "cid": self.slot.cid,
             "proxies": [{"vsock_port": one.vsock_port, "host": one.host, "port": one.port} for one in image.egress],
             "group": Names.unique_id(self.parent),
-            "control_port": _CONTROL_PORT if image.controlled else None,
+            "control_port": _CONTROL_PORT if image.controlled else 0,
             "healthy_within": self._healthy_within,
             "log_group": self.log_group.log_group_name,
             "parameter": self.parameter,

@@ -90,6 +90,7 @@ class EnclaveImage(Construct):
         need_known(name=name, arch=arch, cpu_count=cpu_count, memory_mib=memory_mib)
         _check(name, measurements, arch, cpu_count)
         need_each(Egress, egress=egress)
+        need(bool, controlled=controlled)
         need_type((EifObject, ecr_assets.DockerImageAsset), eif=source)
         self.controlled = controlled
         self.name = name
@@ -122,7 +123,7 @@ class EnclaveImage(Construct):
                 expected=str(folder / "measurements.json"),
                 do="if the change is meant, run `nitrokit lock --measurements-only` and have the new lock reviewed",
             )
-        image = cls._of_eif(
+        return cls._of_eif(
             scope,
             id,
             built.eif,
@@ -133,9 +134,8 @@ class EnclaveImage(Construct):
             cpu_count=manifest.cpu_count,
             memory_mib=manifest.memory_mib,
             egress=manifest.egress,
+            controlled=manifest.init == "nitrokit",
         )
-        image.controlled = manifest.init == "nitrokit"
-        return image
 
     @classmethod
     def from_eif(
@@ -149,8 +149,11 @@ class EnclaveImage(Construct):
         cpu_count: int = 2,
         memory_mib: int | None = None,
         egress: Sequence[Egress] = (),
+        controlled: bool = True,
     ) -> EnclaveImage:
-        """An EIF built elsewhere: it is measured here, and must be what ``measurements`` says is current. ``memory_mib`` None: four times the EIF. Raises EifError, BootError, ImageDriftError."""
+        """An EIF built elsewhere: it is measured here, and must be what ``measurements`` says is current. ``memory_mib`` None: four times the EIF. ``controlled`` False: its init is not
+        nitrokit's. Raises EifError, BootError, ImageDriftError.
+        """
         path = Path(eif)
         need((Measurements, ReferenceValues), measurements=measurements)
         if not path.is_file():
@@ -175,6 +178,7 @@ class EnclaveImage(Construct):
             cpu_count=cpu_count,
             memory_mib=memory_mib,
             egress=egress,
+            controlled=controlled,
         )
 
     @classmethod
@@ -190,8 +194,11 @@ class EnclaveImage(Construct):
         cpu_count: int = 2,
         egress: Sequence[Egress] = (),
         eif: EifObject | None = None,
+        controlled: bool = True,
     ) -> EnclaveImage:
-        """An image that is not here: keys and monitors derive from its lock. ``eif``: where a host finds it, and checks it against the lock; None: no host of this app can run it."""
+        """An image that is not here: keys and monitors derive from its lock. ``eif``: where a host finds it, and checks it against the lock; None: no host of this app can run it.
+        ``controlled`` False: its init is not nitrokit's.
+        """
         return cls(
             scope,
             id,
@@ -202,6 +209,7 @@ class EnclaveImage(Construct):
             memory_mib=_memory(0, memory_mib),
             egress=egress,
             source=eif,
+            controlled=controlled,
         )
 
     @classmethod
@@ -249,6 +257,7 @@ class EnclaveImage(Construct):
         cpu_count: int,
         memory_mib: int | None,
         egress: Sequence[Egress],
+        controlled: bool,
     ) -> EnclaveImage:
         """The EIF goes to S3 as an asset of the image. ``digest``: its SHA-256, so that the CDK does not read it all once more."""
         image = cls(
@@ -260,6 +269,7 @@ class EnclaveImage(Construct):
             cpu_count=cpu_count,
             memory_mib=_memory(eif.stat().st_size, memory_mib),
             egress=egress,
+            controlled=controlled,
         )
         asset = s3_assets.Asset(image, "Eif", path=str(eif), asset_hash=digest)
         image.source = EifObject(asset.bucket, asset.s3_object_key, digest)

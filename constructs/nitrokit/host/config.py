@@ -147,7 +147,7 @@ def _from(value: Dict[str, Any]) -> Config:
         proxies=[Proxy(int(one["vsock_port"]), str(one["host"]), int(one["port"])) for one in value["proxies"]],
         pool=[own, *(one for one in others if one.name != own.name)],
         group=str(value.get("group", "")),
-        control_port=None if control is None else int(control),
+        control_port=None if control is None else int(control) or None,  # 0: a null gets lost in the CDK's JSON
         healthy_within=int(value.get("healthy_within", 120)),
         log_group=str(value.get("log_group", "")),
         parameter=str(value.get("parameter", "")),

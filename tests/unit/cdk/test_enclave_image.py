@@ -9,10 +9,12 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from aws_cdk.assertions import Template
 
+from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
 from nitrokit.cdk.enclave_host import EnclaveHost
 from nitrokit.cdk.enclave_image import EifObject, EnclaveImage, ImageDriftError
 from nitrokit.core.boot import BootError
 from nitrokit.core.eif import read_eif, write_eif
+from nitrokit.core.intrinsics import resolve
 from nitrokit.core.reference_values import ReferenceValues
 from nitrokit.core.sizing import SizingError
 from nitrokit.host.config import parse
@@ -43,6 +45,20 @@ def test_an_eif_is_an_asset_that_its_host_may_read(new_stack, eif_file, eif_lock
     assert parse(
         json.dumps({**config, "name": "a", "measurements": measurements, "cpu_count": 2, "memory_mib": 64, "cid": 16, "proxies": []})
     )
+
+
+@pytest.mark.parametrize(("options", "port"), [({}, 5001), ({"controlled": False}, None)])
+def test_of_an_image_with_another_init_its_host_asks_nothing(new_stack, eif_file, eif_lock, options, port):
+    stack = new_stack()
+    where = EifObject(s3.Bucket.from_bucket_name(stack, "Images", "images"), "x.eif", SHA256)
+    here = EnclaveImage.from_eif(stack, "Here", eif_file, name="here", measurements=eif_lock, **options)
+    there = EnclaveImage.from_measurements(stack, "There", name="there", measurements=eif_lock, memory_mib=64, eif=where, **options)
+    host = EnclaveHost(stack, "Host")
+    for image in (here, there):
+        run = EnclaveBootstrap(stack, f"Run{image.name}", parent=host, image=image)
+        (text,) = stack.resolve(run.association.parameters)["Config"]
+        config = parse(resolve(text, lambda name: "group" if "Logs" in name else "bucket"))
+        assert (config.name, config.control_port) == (image.name, port)
 
 
 def test_an_eif_that_switches_the_emulation_on_is_refused(new_stack, tmp_path):

@@ -307,6 +307,14 @@ def test_an_app_that_says_nothing_of_being_ready_is_ready(parent):
     assert "[agent/attestation]" in parent.step("health").stderr, "it was taken for healthy, and asked for its document"
 
 
+def test_an_enclave_without_nitrokits_init_is_healthy_while_it_runs(parent):
+    pretend_running(parent)
+    (parent.folder / "etc/nitrokit/hello.json").write_text(configuration(control_port=0))
+    parent.control.answers[16] = b""
+    done = parent.step("health")
+    assert (done.returncode, json.loads(done.stdout or "{}").get("attested")) == (0, False), done.stderr
+
+
 _LOOKS = """import sys, time
 sys.path.insert(0, "/opt/nitrokit/agent.pyz")
 from nitrokit.host import health
