@@ -50,3 +50,35 @@ def test_the_demo_holds_every_expectation(runner, qemu_at):
     assert ("changed enclave", "denied") in got
     assert ("debug-mode enclave", "denied") in got
     assert {path.name for path in Path("/tmp").glob("nk-*")} <= before, "the demo left its work folder behind"
+
+
+@pytest.mark.e2e
+def test_a_demo_whose_app_does_not_synthesise_says_why_and_where_to_read_on(tmp_path):
+    (tmp_path / "app.py").write_text('raise SystemExit("no stack today")\n')
+    (tmp_path / "cdk.json").write_text(json.dumps({"app": f"{sys.executable} app.py"}))
+    before = {path.name for path in Path("/tmp").glob("nk-*")}
+    environment = {**os.environ, "PATH": os.pathsep.join([str(ROOT / "node_modules/.bin"), os.environ["PATH"]])}
+    command = [
+        sys.executable,
+        "-m",
+        "nitrokit.cli",
+        "local",
+        "demo",
+        "--runner",
+        "process",
+        "--app",
+        tmp_path,
+        "--image",
+        ROOT / "enclave_images/hello",
+        "--json",
+    ]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    report, told = json.loads(done.stdout), json.loads(done.stderr[done.stderr.index("{\n") :])["error"]
+    assert (done.returncode, report["ok"], told["code"]) == (1, False, "demo/unmet"), done.stderr
+    assert told["what"] == f"1 of {len(report['expectations'])} expectations did not hold"
+    assert "no stack today" in told["got"] and "bootstrapped" not in told["got"], "what cdk deploy said, and not what went before"
+    assert "--keep" in told["do"] and "/tmp/nk-" not in done.stderr, "what is removed is no place to read"
+    assert {path.name for path in Path("/tmp").glob("nk-*")} <= before
+    kept = tmp_path / "kept"
+    done = subprocess.run([*command, "--keep", kept], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, "no stack today" in (kept / "cdk.log").read_text()) == (1, True)

@@ -74,7 +74,7 @@ def ask(opened: OpenedLedger, enclave: str, host: str | None, start: datetime, e
             "the ledger knows no such enclave",
             got=f"{enclave} on {host or 'any host'}",
             expected=f"{', '.join(known)[:300]} for its host" if known else None,
-            do="correct --host, or leave it out" if known else "check the name: it is the image's",
+            do="check the name, which is the image's, and --host",
         )
     answers = [
         answer(one, sightings(index, one, start, end, lambda record: sight(record, trust_anchor=anchor, chain_cache=cache)), start, end)

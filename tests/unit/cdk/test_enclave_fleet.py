@@ -86,8 +86,9 @@ def test_several_types_are_taken_in_order(new_stack):
 
 def test_what_cannot_be_a_fleet_is_refused(new_stack, eif_file, eif_lock):
     stack = new_stack()
-    with pytest.raises(SizingError, match="one architecture"):
-        EnclaveFleet(stack, "Mixed", instance_types=_kinds("m6i.xlarge", "m7g.xlarge"))
+    with pytest.raises(SizingError, match="one architecture") as caught:
+        EnclaveFleet(stack, "Mixed", instance_types=_kinds("m6i.xlarge", "m99x.xlarge", "m7g.xlarge"))
+    assert (caught.value.code, caught.value.got) == ("sizing/mixed-types", "m6i.xlarge: x86_64, m7g.xlarge: aarch64")
     with pytest.raises(SizingError, match="does not support"):
         EnclaveFleet(stack, "T3", instance_types=_kinds("m6i.xlarge", "t3.xlarge"))
     big = EnclaveImage.from_eif(stack, "Image", eif_file, name="small", measurements=eif_lock, cpu_count=4)

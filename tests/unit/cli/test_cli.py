@@ -130,6 +130,19 @@ def test_without_node_the_demo_says_what_to_do(tmp_path, blobs):
     assert (done.returncode, "environment/no-node" in done.stderr) == (3, True), done.stderr
 
 
+@pytest.mark.parametrize("command", [["demo", "--image", HELLO], ["up"], ["run", "IMAGE"]])
+@pytest.mark.parametrize("runner", ["process", "auto"])
+def test_without_bubblewrap_nothing_is_started_and_its_package_is_named(tmp_path, blobs, small_eif, command, runner):
+    (tmp_path / "enclave.toml").write_text('[enclave]\nname = "x"\n[eif]\npath = "x.eif"\n')
+    (tmp_path / "x.eif").write_bytes(small_eif)
+    before = set(Path("/tmp").glob("nk-*"))
+    words = [tmp_path if word == "IMAGE" else word for word in command]
+    done = run("local", *words, "--runner", runner, PATH="/nowhere", NITROKIT_BLOBS=blobs, NITROKIT_QEMU="/nowhere")
+    assert (done.returncode, done.stdout, "[emulation/no-bwrap]" in done.stderr) == (3, "", True), done.stderr
+    assert done.stderr.endswith("do this:  apt-get install bubblewrap\n")
+    assert set(Path("/tmp").glob("nk-*")) <= before
+
+
 def _bwrap_only(tmp_path):
     folder = tmp_path / "bin"
     folder.mkdir()

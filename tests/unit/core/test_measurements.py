@@ -86,9 +86,15 @@ def test_bad_files_are_our_errors(text, slug):
     assert caught.value.slug == slug
 
 
-def test_a_value_has_48_bytes():
-    with pytest.raises(m.MeasurementsError):
-        m.Measurements(b"", ONE.pcr1, ONE.pcr2)
+@pytest.mark.parametrize("length", [0, 47, 49, 96])
+@pytest.mark.parametrize("index", [0, 1, 2, 8])
+def test_a_value_has_48_bytes(index, length):
+    values = {f"pcr{one}": bytes(48) for one in (0, 1, 2, 8)}
+    with pytest.raises(m.MeasurementsError) as caught:
+        m.Measurements(**{**values, f"pcr{index}": bytes(length)})
+    assert (caught.value.code, str(caught.value)) == (
+        "measurements/pcr-length", f"PCR{index} has the wrong length [measurements/pcr-length]; got: {length} bytes; expected: 48 bytes",
+    )  # fmt: skip
 
 
 def test_differences_name_index_expected_and_got():

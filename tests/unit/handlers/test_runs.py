@@ -103,9 +103,41 @@ def test_a_zombie_changes_nothing(site, honest):
             found.time = timedelta()
 
     found.ssm.before_send = hang
-    with pytest.raises(RunError, match="taken this run over"):
+    with pytest.raises(RunError, match="taken this run over") as caught:
         found.run(ALL, owner="first")
+    assert (caught.value.code, caught.value.expected) == ("run/taken-over", "first")
     assert found.ledger.head().frontier.size == 3
+
+
+@pytest.mark.parametrize("losses", [7, 8])
+def test_a_state_that_others_always_write_faster_is_given_up_and_nothing_of_theirs_lost(site, losses):
+    """Eight tries: whoever invokes the function sees that the trigger was not kept, and does so again."""
+    store, others = site({}).store, iter(range(losses))
+
+    def step(state):
+        if (number := next(others, None)) is not None:
+            store.update(lambda theirs: theirs.triggered(Trigger(f"other{number}")))
+        return state.triggered(Trigger("mine"))
+
+    if losses == 8:
+        with pytest.raises(RunError) as caught:
+            store.update(step)
+        assert (caught.value.code, caught.value.do) == ("run/contended", "invoke it again")
+    else:
+        store.update(step)
+    kept = {f"other{number}" for number in range(losses)}
+    assert set(store.update(lambda state: state).triggers) == (kept if losses == 8 else {*kept, "mine"})
+
+
+def test_a_mark_is_moved_by_whoever_read_it_last(site):
+    store = site({}).store
+    store.set_mark("audit", "1", None)
+    for before in (None, "0", "2"):
+        with pytest.raises(RunError) as caught:
+            store.set_mark("audit", "9", before)
+        assert (caught.value.code, caught.value.got, store.mark("audit")) == ("run/taken-over", "audit", "1")
+    store.set_mark("audit", "2", "1")
+    assert (store.mark("audit"), store.mark("other")) == ("2", None)
 
 
 def test_an_event_that_comes_twice_checks_once(site, honest):

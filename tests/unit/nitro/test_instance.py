@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nitrokit.emulation.interfaces import InstanceDescription
+from nitrokit.emulation.interfaces import EmulationError, InstanceDescription
 from nitrokit.emulation.nitro.instance import EmulatedInstance
 from nitrokit.emulation.nitro.runners import ProcessRunner
 
@@ -21,6 +21,17 @@ def instance(pki):
     yield made
     made.close()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_an_instance_without_bubblewrap_is_refused_before_it_has_a_folder(pki, tmp_path, monkeypatch):
+    """Under QEMU nobody needs it until something first runs on an instance."""
+    runner = ProcessRunner("test")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EmulationError) as caught:
+        description = InstanceDescription("i-0123456789abcdef0", "us-east-1", "123456789012", None, True, {}, {})
+        EmulatedInstance(description, tmp_path / "i", pki=pki, tls_authorities="", runner=runner, now=lambda: datetime.now(UTC))
+    assert (caught.value.code, caught.value.do) == ("emulation/no-bwrap", "apt-get install bubblewrap")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_commands_that_run_side_by_side_run_their_own_scripts(instance):

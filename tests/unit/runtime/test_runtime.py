@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
-from nitrokit.core.nsm import NsmClient
-from nitrokit.runtime import control, egress, frames, init, mounts, platform, vsock
+from nitrokit.core.nsm import NsmClient, NsmError
+from nitrokit.runtime import control, egress, frames, init, mounts, nsm_device, platform, vsock
 from nitrokit.runtime.logs import LogBuffer
 from nitrokit.runtime.streams import Relay
 
@@ -26,9 +26,9 @@ def hybrid(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def ask(hybrid, make_nsm):
-    handler = control.handler(NsmClient(make_nsm().answer), lambda: {"app": "running"}, LOGS)
+def _serve(hybrid, nsm):
+    """A control server, and what asks it."""
+    handler = control.handler(nsm, lambda: {"app": "running"}, LOGS)
     threading.Thread(target=frames.serve, args=(vsock.listen(control.PORT), handler, control.MAX_REQUEST), daemon=True).start()
 
     def raw(data, *, answer=True):
@@ -43,6 +43,11 @@ def ask(hybrid, make_nsm):
     return raw
 
 
+@pytest.fixture
+def ask(hybrid, make_nsm):
+    return _serve(hybrid, NsmClient(make_nsm().answer))
+
+
 def _frame(value):
     data = json.dumps(value).encode()
     return struct.pack(">I", len(data)) + data
@@ -52,6 +57,26 @@ def test_health_and_attestation(ask):
     assert ask(_frame({"op": "health"})) == {"status": "ok", "app": "running"}
     answer = ask(_frame({"op": "attest", "nonce": base64.b64encode(b"n" * 32).decode()}))
     assert base64.b64decode(answer["document"])[:1] == b"\x84"
+
+
+@pytest.mark.skipif(nsm_device.present(), reason="here is an NSM")
+def test_a_kernel_without_the_nsms_driver_is_told_by_code_and_the_server_lives(hybrid, monkeypatch, tmp_path):
+    ask = _serve(hybrid, platform.nsm())
+    attest = _frame({"op": "attest", "nonce": base64.b64encode(b"n" * 32).decode()})
+    (tmp_path / "file").touch()
+    for device, code in (
+        (nsm_device.DEVICE, "nsm/no-device"),
+        (str(tmp_path), "nsm/no-device"),
+        (str(tmp_path / "file"), "nsm/device"),
+        ("/dev/null", "nsm/device"),
+    ):
+        monkeypatch.setattr(nsm_device, "DEVICE", device)
+        answer = ask(attest)
+        assert (set(answer), answer["error"]["code"]) == ({"error"}, code)
+        with pytest.raises(NsmError) as caught:
+            platform.nsm().attestation(nonce=b"n")
+        assert (caught.value.code, caught.value.expected) == (code, device if code == "nsm/no-device" else None)
+    assert ask(_frame({"op": "health"}))["status"] == "ok"
 
 
 @pytest.mark.parametrize(
@@ -100,7 +125,10 @@ def test_an_error_that_ends_a_thread_is_told_by_its_type_and_never_on_the_consol
     assert "42" not in "".join(capfd.readouterr())
 
 
-@pytest.mark.parametrize(("link", "inside"), [("usr/etc", True), ("../rootfs2/etc", False), ("/usr/etc", False), ("../../etc", False), ("/proc/self/root", False)])
+@pytest.mark.parametrize(
+    ("link", "inside"),
+    [("usr/etc", True), ("../rootfs2/etc", False), ("/usr/etc", False), ("../../etc", False), ("/proc/self/root", False)],
+)
 def test_no_link_of_an_image_leads_init_out_of_its_root(tmp_path, link, inside):
     root = tmp_path / "rootfs"
     (root / "usr/etc").mkdir(parents=True)

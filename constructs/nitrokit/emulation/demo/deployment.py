@@ -76,6 +76,7 @@ class Cdk:
     def _run(self, *arguments: str, folder: Path | None = None) -> None:
         assert self._cdk is not None
         command = [self._cdk, *arguments, "--ci", "--no-notices"]
+        before = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             # A session of its own: Ctrl-C reaches us alone, and we end the CLI with its children.
             process = children.start(
@@ -97,10 +98,18 @@ class Cdk:
             finally:
                 _end(process)
         if code != 0:
-            raise DeployError("cdk", f"cdk {arguments[0]} failed", got=self._cause(), expected="exit code 0", do=f"read {self.log}")
+            raise DeployError(
+                "cdk",
+                f"cdk {arguments[0]} failed",
+                got=self._cause(before),
+                expected="exit code 0",
+                do="read cdk.log in the folder that --keep names",  # any other is removed
+            )
 
-    def _cause(self) -> str:
-        lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+    def _cause(self, before: int) -> str:
+        """What the command said last, or last of errors; ``before``: where in the log it began."""
+        said = self.log.read_bytes()[before:].decode(errors="replace")
+        lines = [line.strip() for line in said.splitlines() if line.strip()]
         causes = [line for line in lines if any(mark in line for mark in _CAUSES)]
         return " | ".join((causes or lines)[-3:])[:1500]
 
