@@ -53,6 +53,7 @@ def test_defaults():
         ('name = "hello"', 'nane = "hello"', "unknown-key", 2), ("[packages]", "[pakages]", "unknown-key", 3), ('name = "hello"', 'name = "Hello World"', "value", 2),
         ('name = "hello"', "name = 5", "type", 2), ('"/usr/bin/python3"', '"python3"', "command", 9), ('source = "app"', 'source = "../app"', "path", 8),
         ("port = 443", "port = 0", "range", 12), ("vsock_port = 8001", "vsock_port = 80", "range", 13), ('host = "kms', 'host = "kms_', "value", 11),
+        ('"requirements.txt"', '"requirements.in"', "value", 6),
         ('suite = "bookworm"\n', "", "missing", 3), ("[[egress]]", "[egress]", "type", 10), ("[enclave]", "[[enclave]]", "type", 1), ('name = "hello"', 'name = "hello"\narch = "riscv"', "value", 3),
         ('"python3.11-minimal"', "5", "type", 5), ('source = "app"', 'source = "app"\nworking_directory = "app"', "path", 9),
         ('source = "app"', 'source = "app"\nworking_directory = "/a/../b"', "path", 9),

@@ -121,11 +121,11 @@ def test_wrong_keys_and_files_are_told(eif, key, tmp_path):
         assert caught.value.slug == slug
     before = eif.read_bytes()
     for arguments, code in (
-        ((), "no-key"), (("--key", key[1], "--kms-key", "arn"), "no-key"), (("--key", key[1], "--kms-key", ""), "no-key"), (("--key", tmp_path / "none"), "unreadable-file"),
-        (("--kms-key", "alias/x"), "bad-key-arn"), (("--kms-key", ""), "bad-key-arn"),
+        ((), "usage/no-key"), (("--key", key[1], "--kms-key", "arn"), "usage/no-key"), (("--key", key[1], "--kms-key", ""), "usage/no-key"), (("--key", tmp_path / "none"), "usage/unreadable-file"),
+        (("--kms-key", "alias/x"), "usage/bad-key-arn"), (("--kms-key", ""), "usage/bad-key-arn"),
     ):  # fmt: skip
         done = _nitrokit("sign", eif, "--certificate", certificate, *arguments)
-        assert (done.returncode, f"[usage/{code}]" in done.stderr) == (2, True), done.stderr
+        assert (done.returncode, f"[{code}]" in done.stderr) == (2, True), done.stderr
     assert eif.read_bytes() == before
     assert _nitrokit("sign", tmp_path / "none.eif", "--certificate", certificate, "--key", key[1]).returncode == 2
     assert _nitrokit("sign", Path(__file__), "--certificate", certificate, "--key", key[1]).returncode == 1

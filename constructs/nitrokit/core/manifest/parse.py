@@ -33,6 +33,7 @@ from nitrokit.core.manifest.model import (
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_WRITTEN = re.compile(r".*(?<!\.in)", re.DOTALL)
 _CONTROL_PORT = 5001
 _SOURCES: dict[str, dict[str, type]] = {
     "packages": {"suite": str, "include": list, "omit": list, "requirements": str, "exclude": list},
@@ -126,6 +127,10 @@ def _packages(table: Table) -> Packages:
     if include is None:
         raise ManifestError("missing", "no include in [packages]", expected="at least one Debian package")
     requirements = table.relative("requirements") if "requirements" in table else None
+    if requirements is not None:
+        table.text(
+            "requirements", _WRITTEN, "the file that `nitrokit lock` writes, e.g. requirements.txt, from the names in requirements.in"
+        )
     return Packages(table.text("suite", _NAME), include, requirements, table.strings("omit") or (), table.strings("exclude") or ())
 
 
