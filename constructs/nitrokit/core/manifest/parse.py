@@ -127,11 +127,16 @@ def _packages(table: Table) -> Packages:
     if include is None:
         raise ManifestError("missing", "no include in [packages]", expected="at least one Debian package")
     requirements = table.relative("requirements") if "requirements" in table else None
-    if requirements is not None:
+    return Packages(table.text("suite", _NAME), include, requirements, table.strings("omit") or (), table.strings("exclude") or ())
+
+
+def _image_packages(table: Table) -> Packages:
+    """`nitrokit lock` writes ``requirements``, from the names in the .in beside it."""
+    if "requirements" in table:
         table.text(
             "requirements", _WRITTEN, "the file that `nitrokit lock` writes, e.g. requirements.txt, from the names in requirements.in"
         )
-    return Packages(table.text("suite", _NAME), include, requirements, table.strings("omit") or (), table.strings("exclude") or ())
+    return _packages(table)
 
 
 def _dockerfile(table: Table) -> Source:
@@ -152,7 +157,7 @@ def _eif(table: Table) -> Source:
 
 
 _READERS: dict[str, Callable[[Table], Source]] = {
-    "packages": _packages,
+    "packages": _image_packages,
     "dockerfile": _dockerfile,
     "oci": _oci,
     "rootfs": _rootfs,
