@@ -161,6 +161,15 @@ def test_sealed_is_the_default_and_an_alias_stays_where_it_is(stack, host, image
     assert evaluate(policy, deployer).delegated_to_iam
 
 
+@pytest.mark.parametrize("sealed", [True, False])
+def test_that_a_policy_may_change_is_acknowledged_of_an_unsealed_key_alone(stack, host, image, sealed):
+    """On a sealed one the rules must still find whoever opens it by an escape hatch."""
+    administrator = None if sealed else f"arn:aws:iam::{ACCOUNT}:role/security"
+    EnclaveKey(stack, "Key", images=[image("app")], host_role=host, sealed=sealed, administrator_arn=administrator)
+    beside = (Path(stack.node.root.synth().directory) / "S.metadata.json").read_text()
+    assert [f"nitrokit/{id}" in beside for id in ("policy-change", "alias-move")] == [not sealed] * 2
+
+
 def test_a_key_that_cdk_deploy_may_change_keeps_kms_own_check(stack, host, image, policy_of):
     role = EnclaveKey.deployment_role_arn(stack)
     EnclaveKey(stack, "Key", images=[image("app")], host_role=host, sealed=False, administrator_arn=role)

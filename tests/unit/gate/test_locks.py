@@ -56,6 +56,8 @@ def test_an_unknown_set_is_told_by_every_pcr_that_differs_from_the_nearest():
     assert any(FOREIGN.pcr0.hex() in line and NEW.pcr0.hex() in line for line in found.details)
     assert not any("PCR1 locked" in line for line in found.details), "the kernel is the same"
 
+    near = Measurements(FOREIGN.pcr0, NEW.pcr1, NEW.pcr2)
+    assert differences(near.pcrs(), [OTHER, locked()]) == (f"PCR0 locked {NEW.pcr0.hex()} got {FOREIGN.pcr0.hex()}",)
     part = {index: value for index, value in FOREIGN.pcrs().items() if index == 0}
     assert differences(part, [locked()]) == (f"PCR0 locked {NEW.pcr0.hex()} got {FOREIGN.pcr0.hex()}",), (
         "of what is not compared nothing is told"

@@ -7,6 +7,7 @@ import secrets
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import cbor2
 import jsonschema
 import pytest
 
@@ -137,11 +138,30 @@ def test_production_does_not_trust_the_emulation(request_for):
     assert (response["code"], response["document"], _outcomes(response)[4]) == ("verification/root", None, "failed")
 
 
-@pytest.mark.parametrize("data", [b"", b"\x84", b"{}", bytes(33_000), b"\xd2\x84\x43\xa1\x01\x26\xa0\x40\x40"])
-def test_garbage_is_a_fail_with_its_check(data, environment, measurements):
+ES384 = cbor2.dumps({1: -35})
+FIELDS = {"module_id": "i-1-enc1", "digest": "SHA384", "timestamp": 1, "pcrs": {0: bytes(48)}, "certificate": b"c", "cabundle": [b"c"]}
+
+
+def _sign1(payload, *, protected=ES384, unprotected=None, signature=bytes(96)):
+    return cbor2.dumps([protected, unprotected or {}, payload if isinstance(payload, bytes) else cbor2.dumps(payload), signature])
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "check"),
+    [
+        (b"", "document/truncated", 2), (b"\x84", "document/truncated", 2), (b"{}", "document/truncated", 2), (bytes(33_000), "document/too-large", 2),
+        (b"\xd2\x84\x43\xa1\x01\x26\xa0\x40\x40", "document/payload-size", 2), (cbor2.dumps({}), "document/not-sign1", 1), (_sign1({}, protected=cbor2.dumps({1: -7})), "document/algorithm", 1),
+        (_sign1({}, unprotected={4: b"k"}), "document/unprotected-header", 1), (_sign1({}, signature=bytes(95)), "document/signature-size", 1),
+        (_sign1(b""), "document/payload-size", 2), (_sign1([]), "document/not-a-map", 2), (_sign1({1: 2}), "document/not-a-map", 2), (_sign1({}), "document/missing-field", 3),
+        (_sign1({**FIELDS, "x": 1}), "document/unknown-field", 3), (_sign1({**FIELDS, "module_id": ""}), "document/field", 3),
+    ],
+)  # fmt: skip
+def test_garbage_is_a_fail_with_its_check(data, code, check, environment, measurements):
+    """The numbers are those of docs/attestation_verification.md."""
     response = _ask({"document": _text(data), "nonce": _text(NONCE), "reference": measurements.as_object()}, environment)
-    assert response["verdict"] == "FAIL"
-    assert "failed" in [_outcomes(response)[number] for number in (1, 2, 3)]
+    outcomes = _outcomes(response)
+    assert (response["verdict"], response["code"], response["document"]) == ("FAIL", code, None)
+    assert outcomes == {number: "failed" if number == check else "not-reached" for number in NAMES}
 
 
 def test_every_error_of_the_three_stages_has_its_check():
