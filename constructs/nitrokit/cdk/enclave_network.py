@@ -18,7 +18,9 @@ _BASIC = ("ssm", "ssmmessages", "ec2messages", "kms", "logs")
 """Systems Manager (older agents speak ec2messages), KMS for the enclaves, CloudWatch Logs for what the agent publishes (Systems Manager User Guide, "VPC endpoints")."""
 DOCKER_SERVICES = ("ecr.api", "ecr.dkr")
 """What a parent that builds images from ECR needs besides S3 (Amazon ECR User Guide, "Interface VPC endpoints")."""
-_ACTIONS = {"kms": [*ATTESTED_ACTIONS, "kms:GenerateRandom", "kms:Encrypt", "kms:DescribeKey"], "ecr.api": ["ecr:*"], "ecr.dkr": ["ecr:*"]}
+_KMS = [*ATTESTED_ACTIONS, "kms:GenerateRandom", "kms:Encrypt", "kms:DescribeKey"]
+_ACTIONS = {**{one: [f"{one}:*"] for one in _BASIC}, "kms": _KMS, "kms-fips": _KMS, "ecr.api": ["ecr:*"], "ecr.dkr": ["ecr:*"]}
+"""Of any other service all actions: an endpoint leads to one service, whose name says nothing of theirs (CloudWatch is "monitoring", its actions are "cloudwatch:…")."""
 _PUBLIC_BUCKETS = ("al2023-repos-{region}-de612dc2", "amazonlinux-2-repos-{region}", "amazon-ssm-{region}", "aws-ssm-{region}")
 """Amazon Linux's packages (AL2023 User Guide, "Managing repositories") and the SSM Agent's updates (Systems Manager User Guide, "SSM Agent communications with AWS managed S3 buckets")."""
 _SIGNALS = "cloudformation-waitcondition-{region}"
@@ -121,8 +123,7 @@ class EnclaveNetwork(Construct):
         added = self.vpc.add_interface_endpoint(
             name, service=ec2.InterfaceVpcEndpointAwsService(service), security_groups=[self.endpoints], open=False
         )
-        prefix = service.partition(".")[0]
-        added.add_to_policy(_of_this_account(_ACTIONS.get(service, [f"{prefix}:*"])))
+        added.add_to_policy(_of_this_account(_ACTIONS.get(service, ["*"])))
         self._interfaces[service] = added
         if service == "ecr.dkr" and self._s3 is not None:
             self._s3.add_to_policy(_public_read(_LAYER_BUCKET))

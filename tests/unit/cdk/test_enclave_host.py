@@ -1,6 +1,7 @@
 """Hosts and networks: the type that fits, what is refused, what is reachable."""
 
 import json
+import re
 
 import aws_cdk as cdk
 import jsii
@@ -16,6 +17,7 @@ from nitrokit.cdk.enclave_host import EnclaveHost
 from nitrokit.cdk.enclave_image import EnclaveImage
 from nitrokit.cdk.enclave_network import EnclaveNetwork
 from nitrokit.cdk.parent import EnclaveParent
+from nitrokit.core.intrinsics import Environment, concrete
 from nitrokit.core.sizing import SizingError
 
 ASSET_KEY = "arn:aws:kms:us-east-1:123456789012:key/12345678-1234-1234-1234-123456789012"
@@ -197,20 +199,54 @@ def test_somebody_elses_instance_runs_enclaves_too(new_stack, image):
 
 def test_endpoints_serve_this_account_and_kms_what_enclaves_ask(new_stack):
     stack = new_stack()
-    EnclaveNetwork(stack, "Network", services=["monitoring"])
+    EnclaveNetwork(stack, "Network", services=["monitoring", "kms-fips"])
     endpoints = {
         json.dumps(one["Properties"]["ServiceName"]).rpartition(".")[2].rstrip('"]}'): one["Properties"]["PolicyDocument"]["Statement"]
         for one in Template.from_stack(stack).find_resources("AWS::EC2::VPCEndpoint").values()
     }
-    assert set(endpoints) == {"s3", "ssm", "ssmmessages", "ec2messages", "kms", "logs", "monitoring"}
+    assert set(endpoints) == {"s3", "ssm", "ssmmessages", "ec2messages", "kms", "kms-fips", "logs", "monitoring"}
     for service, statements in endpoints.items():
         for statement in statements:
             own = statement.get("Condition", {}).get("StringEquals", {}).get("aws:PrincipalAccount") == {"Ref": "AWS::AccountId"}
             public = service == "s3" and statement["Action"] == "s3:GetObject" and "*" not in statement["Resource"]
             signal = statement["Action"] == "s3:PutObject" and "cloudformation-waitcondition-" in str(statement["Resource"])
             assert own or public or signal, statement
+    for service in ("ssm", "ssmmessages", "ec2messages", "logs"):
+        assert [one["Action"] for one in endpoints[service]] == [f"{service}:*"]
+    assert [one["Action"] for one in endpoints["monitoring"]] == ["*"], "CloudWatch's actions are not called as its endpoint"
+    # Credentials of this account put nothing into a bucket of another one.
+    (own,) = [one for one in endpoints["s3"] if isinstance(one["Action"], list)]
+    assert own["Condition"] == {"StringEquals": {f"aws:{one}Account": {"Ref": "AWS::AccountId"} for one in ("Principal", "Resource")}}
+    (public,) = [one for one in endpoints["s3"] if one["Action"] == "s3:GetObject"]
+    (signal,) = [one for one in endpoints["s3"] if one["Action"] == "s3:PutObject"]
+    assert {re.sub(r"^arn:aws:s3:::|/\*$", "", concrete(one, Environment(region="eu-west-1"))) for one in [*public["Resource"], signal["Resource"]]} == {
+        "al2023-repos-eu-west-1-de612dc2", "amazonlinux-2-repos-eu-west-1", "amazon-ssm-eu-west-1", "aws-ssm-eu-west-1", "cloudformation-waitcondition-eu-west-1",
+    }  # fmt: skip
     (kms_statement,) = endpoints["kms"]
+    assert endpoints["kms-fips"] == [kms_statement]
+    # What the runtime asks (docs/runtime.md), and a data owner on the parent.
+    assert {f"kms:{one}" for one in ("Decrypt", "GenerateDataKey", "GenerateDataKeyPair", "GenerateRandom", "Encrypt", "DescribeKey")} <= set(kms_statement["Action"])
     assert not {"kms:CreateGrant", "kms:PutKeyPolicy", "kms:ReEncryptFrom", "kms:*"} & set(kms_statement["Action"])
+
+
+def test_no_road_leads_into_a_network_or_out_of_it_but_the_endpoints(new_stack):
+    stack = new_stack()
+    network = EnclaveNetwork(stack, "Network")
+    host = EnclaveHost(stack, "Host", network=network)
+    template = Template.from_stack(stack)
+    for kind in ("InternetGateway", "EgressOnlyInternetGateway", "NatGateway", "VPCGatewayAttachment", "Route"):
+        template.resource_count_is(f"AWS::EC2::{kind}", 0)
+    assert not any(one["Properties"]["MapPublicIpOnLaunch"] for one in template.find_resources("AWS::EC2::Subnet").values())
+    (group,) = [name for name in template.find_resources("AWS::EC2::SecurityGroup") if "Endpoints" in name]
+    for one in template.find_resources("AWS::EC2::VPCEndpoint").values():
+        assert one["Properties"].get("SecurityGroupIds", [{"Fn::GetAtt": [group, "GroupId"]}]) == [{"Fn::GetAtt": [group, "GroupId"]}]
+    found = template.to_json()["Resources"][group]["Properties"]
+    assert "SecurityGroupIngress" not in found
+    assert [(one["CidrIp"], one["IpProtocol"]) for one in found["SecurityGroupEgress"]] == [("255.255.255.255/32", "icmp")], "the CDK's way to say none"
+    rules = [one["Properties"] for one in template.find_resources("AWS::EC2::SecurityGroupIngress").values()]
+    (rule,) = [one for one in rules if one["GroupId"] == {"Fn::GetAtt": [group, "GroupId"]}]
+    assert (rule["FromPort"], rule["ToPort"], rule["IpProtocol"]) == (443, 443, "tcp")
+    assert rule["SourceSecurityGroupId"] == stack.resolve(host.instance.connections.security_groups[0].security_group_id)
 
 
 def test_one_network_serves_several_hosts(new_stack):

@@ -200,6 +200,30 @@ def test_a_role_without_a_name_is_measured_at_deployment(stack, image, policy_of
     assert not _allowed(policy, _principal(policy), context=document_of(image("app").reference_values.current)), "PCR3 is demanded"
 
 
+@pytest.mark.parametrize("known", [{"account": ACCOUNT}, {"region": "eu-west-1"}, {}])
+def test_a_role_whose_account_or_partition_only_the_deployment_knows_is_measured_then(tmp_path, image, known):
+    stack = cdk.Stack(cdk.App(outdir=str(tmp_path)), "S", env=cdk.Environment(**known))
+    named = iam.Role(stack, "Named", assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"), role_name="host")
+    EnclaveKey(stack, "Key", images=[image("app")], host_role=named, attest_host_role=True)
+    template = Template.from_stack(stack)
+    template.has_resource_properties("Custom::RolePcr3", {"RoleArn": {"Fn::GetAtt": [stack.get_logical_id(named.node.default_child), "Arn"]}})
+    assert "Pcr3" in json.dumps(next(iter(template.find_resources("AWS::KMS::Key").values()))["Properties"]["KeyPolicy"])
+
+
+def test_a_role_by_an_arn_that_only_the_deployment_knows_is_measured_then(stack, image):
+    theirs = iam.Role.from_role_arn(stack, "Theirs", cdk.Fn.import_value("HostRoleArn"))
+    EnclaveKey(stack, "Key", images=[image("app")], host_role=theirs, attest_host_role=True)
+    Template.from_stack(stack).has_resource_properties("Custom::RolePcr3", {"RoleArn": {"Fn::ImportValue": "HostRoleArn"}})
+
+
+@pytest.mark.parametrize(("region", "partition"), [("eu-west-1", "aws"), ("cn-north-1", "aws-cn"), ("us-gov-west-1", "aws-us-gov")])
+def test_a_named_role_is_measured_with_the_partition_of_its_region(tmp_path, image, region, partition):
+    stack = cdk.Stack(cdk.App(outdir=str(tmp_path)), "S", env=cdk.Environment(account=ACCOUNT, region=region))
+    named = iam.Role(stack, "Named", assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"), role_name="host")
+    EnclaveKey(stack, "Key", images=[image("app")], host_role=named, attest_host_role=True)
+    assert pcr3(f"arn:{partition}:iam::{ACCOUNT}:role/host").hex() in json.dumps(Template.from_stack(stack).to_json())
+
+
 def test_the_function_measures_as_the_core_does(monkeypatch):
     from types import SimpleNamespace
 

@@ -138,6 +138,7 @@ def test_measurements_are_found_wherever_they_stand():
     one = {f"PCR{index}": value.hex() for index, value in NEW.pcrs().items()}
     inside = json.dumps({"name": "hello", "deep": [json.dumps({"Measurements": {"HashAlgorithm": "x", **one}})]})
     assert list(sets_in({"a": [inside]})) == [("hello", NEW.pcrs())]
+    assert list(sets_in([{"PCR0": NEW.pcr0.hex()}])) == [(None, {0: NEW.pcr0})], "PCR0 tells an image by itself"
     assert list(sets_in({"a": ['{"PCR0" no json', {"PCR0": "short"}, '"PCR0"']})) == []
 
 
