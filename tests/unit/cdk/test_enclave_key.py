@@ -206,7 +206,8 @@ def test_a_role_whose_account_or_partition_only_the_deployment_knows_is_measured
     named = iam.Role(stack, "Named", assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"), role_name="host")
     EnclaveKey(stack, "Key", images=[image("app")], host_role=named, attest_host_role=True)
     template = Template.from_stack(stack)
-    template.has_resource_properties("Custom::RolePcr3", {"RoleArn": {"Fn::GetAtt": [stack.get_logical_id(named.node.default_child), "Arn"]}})
+    (role,) = template.find_resources("AWS::IAM::Role", {"Properties": {"RoleName": "host"}})
+    template.has_resource_properties("Custom::RolePcr3", {"RoleArn": {"Fn::GetAtt": [role, "Arn"]}})
     assert "Pcr3" in json.dumps(next(iter(template.find_resources("AWS::KMS::Key").values()))["Properties"]["KeyPolicy"])
 
 
