@@ -17,6 +17,13 @@ def _has_qemu():
     return _qemu().state == "ok"
 
 
+def _demo(*options, cwd=None, **environment):
+    """The demo as a user runs it."""
+    path = os.pathsep.join([str(ROOT / "node_modules/.bin"), os.environ["PATH"]])
+    command = [sys.executable, "-m", "nitrokit.cli", "local", "demo", "--json", *options]
+    return subprocess.run(command, cwd=cwd, env={**os.environ, **environment, "PATH": path}, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.e2e
 @pytest.mark.parametrize(
     "runner",
@@ -32,11 +39,7 @@ def test_the_demo_holds_every_expectation(runner, qemu_at):
     # In 2020: TLS and SigV4 fail unless the runtime follows the hypervisor's clock.
     before = {path.name for path in Path("/tmp").glob("nk-*")}
     skewed = {"NITROKIT_QEMU": qemu_at("2020-01-01T00:00:00")} if runner == "qemu" else {}
-    environment = {**os.environ, **skewed, "PATH": os.pathsep.join([str(ROOT / "node_modules/.bin"), os.environ["PATH"]])}
-    done = subprocess.run(
-        [sys.executable, "-m", "nitrokit.cli", "local", "demo", "--runner", runner, "--json"],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = _demo("--runner", runner, cwd=ROOT, **skewed)
     assert done.returncode == 0, done.stderr[-6000:] + done.stdout[-3000:]
     report = json.loads(done.stdout)
     assert report["ok"] is True
@@ -57,22 +60,8 @@ def test_a_demo_whose_app_does_not_synthesise_says_why_and_where_to_read_on(tmp_
     (tmp_path / "app.py").write_text('raise SystemExit("no stack today")\n')
     (tmp_path / "cdk.json").write_text(json.dumps({"app": f"{sys.executable} app.py"}))
     before = {path.name for path in Path("/tmp").glob("nk-*")}
-    environment = {**os.environ, "PATH": os.pathsep.join([str(ROOT / "node_modules/.bin"), os.environ["PATH"]])}
-    command = [
-        sys.executable,
-        "-m",
-        "nitrokit.cli",
-        "local",
-        "demo",
-        "--runner",
-        "process",
-        "--app",
-        tmp_path,
-        "--image",
-        ROOT / "enclave_images/hello",
-        "--json",
-    ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    options = ["--runner", "process", "--app", tmp_path, "--image", ROOT / "enclave_images/hello"]
+    done = _demo(*options)
     report, told = json.loads(done.stdout), json.loads(done.stderr[done.stderr.index("{\n") :])["error"]
     assert (done.returncode, report["ok"], told["code"]) == (1, False, "demo/unmet"), done.stderr
     assert told["what"] == f"1 of {len(report['expectations'])} expectations did not hold"
@@ -80,5 +69,5 @@ def test_a_demo_whose_app_does_not_synthesise_says_why_and_where_to_read_on(tmp_
     assert "--keep" in told["do"] and "/tmp/nk-" not in done.stderr, "what is removed is no place to read"
     assert {path.name for path in Path("/tmp").glob("nk-*")} <= before
     kept = tmp_path / "kept"
-    done = subprocess.run([*command, "--keep", kept], env=environment, capture_output=True, text=True, check=False)
+    done = _demo(*options, "--keep", kept)
     assert (done.returncode, "no stack today" in (kept / "cdk.log").read_text()) == (1, True)

@@ -9,7 +9,7 @@ _THREADS = 4
 
 
 def quick_synthesis() -> None:
-    """To be called before ``import aws_cdk``: on two cores the synthesis of app.py takes a sixth less (bench/README.md). What imports and constructs make lives to the end, which is near, so that
+    """To be called before ``import aws_cdk``: on two cores the synthesis of app.py takes a seventh less (bench/README.md). What imports and constructs make lives to the end, which is near, so that
     neither Python nor Node.js need look for what does not; and of the threads that Node.js compiles in, there are no more than cores. NODE_OPTIONS stays as it is where it is set.
     """
     gc.disable()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nitrokit.cli.files import read_file
-from nitrokit.errors import EnvironmentProblem, UsageError
-from nitrokit.image.signing import CONFIGURATION
+from nitrokit.errors import UsageError
+from nitrokit.image import aws
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -106,7 +105,7 @@ def live_ledger(table: str, region: str | None) -> Ledger:
 
     if not table:  # of a variable that is not set: boto3 would refuse it as it does what may pass
         raise UsageError("no-ledger", "one ledger must be named", got="an empty name", expected="--table NAME", do="name one of them")
-    return Ledger(table, _client("dynamodb", region))
+    return Ledger(table, aws.client("dynamodb", region))
 
 
 def public_key(path: Path | None, kms_key: str | None, region: str | None) -> ec.EllipticCurvePublicKey | None:
@@ -121,19 +120,4 @@ def public_key(path: Path | None, kms_key: str | None, region: str | None) -> ec
         return None
     from nitrokit.handlers.ledger_signing import kms_public_key
 
-    return kms_public_key(kms_key, _client("kms", region))
-
-
-def _client(service: str, region: str | None) -> Any:
-    import boto3
-    from botocore.exceptions import BotoCoreError, InvalidRegionError, NoRegionError
-
-    named = region or os.environ.get("AWS_REGION")  # which boto3 does not read
-    try:
-        return boto3.client(service, region_name=named)
-    except (NoRegionError, InvalidRegionError) as error:
-        raise EnvironmentProblem(
-            "aws-client", "AWS cannot be asked", got=str(error), do="name the Region with --region, or set AWS_REGION"
-        ) from error
-    except (BotoCoreError, ValueError) as error:
-        raise EnvironmentProblem("aws-client", "AWS cannot be asked", got=str(error), do=CONFIGURATION) from error
+    return kms_public_key(kms_key, aws.client("kms", region))

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,12 @@ from nitrokit.core.eif import Signer, read_eif, sign_eif
 from nitrokit.core.eif.signature import EifSignature, load_certificate
 from nitrokit.core.manifest import Signing
 from nitrokit.core.measurements import pcr8
-from nitrokit.errors import EnvironmentProblem, NitrokitError, UsageError
+from nitrokit.errors import NitrokitError, UsageError
+from nitrokit.image import aws
 from nitrokit.image.files import replacing
 
 SOON = timedelta(days=30)
 _KMS_ARN = re.compile(r"arn:aws[a-z-]*:kms:((?!-)[a-z0-9-]{1,63}(?<!-)):[0-9]{12}:key/[a-zA-Z0-9-]+")
-CONFIGURATION = "check AWS_PROFILE, AWS_ENDPOINT_URL and the AWS configuration files"
-"""Where boto3 makes no client."""
 _KMS_ALGORITHM = {"ES256": "ECDSA_SHA_256", "ES384": "ECDSA_SHA_384", "ES512": "ECDSA_SHA_512"}
 
 
@@ -69,17 +69,7 @@ def read_certificate(folder: Path, signing: Signing) -> bytes:
 
 def here() -> SignWith:
     """This machine's time and credentials."""
-    return SignWith(datetime.now(UTC), _kms)
-
-
-def _kms(region: str) -> Any:
-    import boto3
-    from botocore.exceptions import BotoCoreError
-
-    try:
-        return boto3.client("kms", region_name=region)
-    except (BotoCoreError, ValueError) as error:
-        raise EnvironmentProblem("aws-client", "AWS cannot be asked", got=str(error), do=CONFIGURATION) from error
+    return SignWith(datetime.now(UTC), partial(aws.client, "kms"))
 
 
 def sign_file(eif: Path, output: Path, signer: Signer, *, time: datetime) -> EifSignature:
