@@ -21,6 +21,7 @@ stack = cdk.Stack(app, 'Same', synthesizer=cdk.DefaultStackSynthesizer(generate_
 CfnInclude(stack, 'Template', template_file={template!r})
 app.synth()
 """
+QUICK = "from nitrokit.cdk.quick import quick_synthesis; quick_synthesis()\n"
 FURTHER = 8
 PATH = os.pathsep.join([str(ROOT / ".venv/bin"), str(ROOT / "node_modules/.bin"), os.environ["PATH"]])
 # As users have it: Python keeps the bytecode of what it imports.
@@ -49,11 +50,17 @@ def measure(*, cold: bool) -> dict[str, float]:
     demo = ["nitrokit", "local", "demo", "--json"]
     times = {"empty Python process": seconds([python, "-c", ""], runs=5), "nitrokit --help": seconds(["nitrokit", "--help"], runs=5)}
     with tempfile.TemporaryDirectory() as folder:
-        empty, included = Path(folder) / "empty.py", Path(folder) / "included.py"
+        empty, quick, included = (Path(folder) / f"{name}.py" for name in ("empty", "quick", "included"))
         empty.write_text(EMPTY_APP)
+        quick.write_text(QUICK + EMPTY_APP)
         seconds(synth(f"{python} app.py", f"{folder}/app"))
         included.write_text(TEMPLATE_APP.format(template=f"{folder}/app/NitrokitHello.template.json"))
-        files = {"an empty app": str(empty), "app.py's template alone": str(included), "app.py (image cached)": "app.py"}
+        files = {
+            "an empty app": str(empty),
+            "an empty app, quick_synthesis": str(quick),
+            "app.py's template alone": str(included),
+            "app.py (image cached)": "app.py",
+        }
         apps = {f"synth of {name}": f"{python} {path}" for name, path in files.items()}
         # In turns, the first of which only warms up: what else the machine does hits both.
         rounds = []
@@ -73,6 +80,7 @@ def ratios(times: dict[str, float]) -> dict[str, float]:
     pairs = [
         ("nitrokit --help", "empty Python process"),
         ("synth of app.py (image cached)", "synth of an empty app"),
+        ("synth of an empty app, quick_synthesis", "synth of an empty app"),
         ("synth of app.py's template alone", "synth of an empty app"),
         ("synth of app.py (image cached), new folder", "synth of an empty app, new folder"),
         ("synth of a further enclave", "synth of an empty app"),
