@@ -66,6 +66,7 @@ def test_a_fleets_instances_go_into_service_when_they_are_attested(local):
         anchor = work / "emulated-root.der"
         anchor.write_bytes(aws.root_der)
         settings = {"form": "production", "minCapacity": str(HOSTS), "trustAnchor": str(anchor), "lambdaRuntime": aws.lambda_runtime}
+        settings["alarmEmail"] = "ops@example.com"
         outputs = cdk.deploy({f"nitrokit:{name}": value for name, value in settings.items()})
         deadline = time.monotonic() + 120
         while seen[-1:] != [["InService"] * HOSTS] and time.monotonic() < deadline:
@@ -75,6 +76,8 @@ def test_a_fleets_instances_go_into_service_when_they_are_attested(local):
         watcher.join()
     assert seen[0] == ["Pending:Wait"] * HOSTS
     assert seen[-1] == ["InService"] * HOSTS, aws.diagnosis()[-3000:]
+    (told,) = aws.client("sns").list_subscriptions()["Subscriptions"]
+    assert (told["Protocol"], told["Endpoint"]) == ("email", "ops@example.com")
     before = _parameters(aws)
     (below,) = {json.loads(value)["states"] for name, value in before.items() if name.endswith("/fleets/hello")}
     states, gone = [name for name in before if name.startswith(f"{below}/i-")], f"{below}/i-{0xE:017x}/hello"

@@ -48,7 +48,8 @@ class AttestationMonitor(Construct):
     - ``runtime``: default Python 3.13; ``architecture``: default x86_64.
 
     ``function`` may also be invoked at any time, with ``{}`` or ``{"instances": [ids]}``; its answer tells what it found. ``verifier``: for documents that others bring. ``metrics``: for each
-    enclave, 1 for a run in which all hosts passed, 0 for another. Raises ValueError for a schedule out of range, no fleet, two of one name, or a key of another stack.
+    enclave, 1 for a run in which all hosts passed, 0 for another. Raises ValueError for a schedule out of range, no fleet, two of one name, a key of another stack,
+    or an image that cannot attest on request.
     """
 
     def __init__(

@@ -33,7 +33,8 @@ class FleetAdmission(Construct):
     - ``concurrency``: how many instances are asked at once; default 10. Others wait.
     - ``trust_anchor``, ``runtime``, ``architecture``: as of AttestationMonitor.
 
-    ``alarms``: of the function; they have no action yet. Raises ValueError for a ``timeout`` out of range, and for bootstraps of another parent, or none.
+    ``alarms``: of the function; they have no action yet. Raises ValueError for a ``timeout`` out of range, for bootstraps of another parent, or none, and for
+    an image that cannot attest on request.
     """
 
     def __init__(

@@ -28,7 +28,7 @@ _PARTS, _PART = 4, 8192 - 512
 class MonitorSettings(Construct):
     """One parameter for each fleet, five for each key, below ``path``. ``version``: another one for other locks, so that a function that keeps what it read starts anew.
 
-    Raises ValueError for two fleets of one name; at synthesis PolicyError for a policy that does not fit.
+    Raises ValueError for two fleets of one name, and for an image that nobody can ask; at synthesis PolicyError for a policy that does not fit.
     """
 
     def __init__(self, scope: Construct, id: str, *, bootstraps: Sequence[EnclaveBootstrap], keys: Sequence[EnclaveKey] = ()) -> None:
@@ -39,6 +39,7 @@ class MonitorSettings(Construct):
         if len(set(names)) != len(names):
             raise ValueError(f"two fleets have one name: {', '.join(names)}; expected an image of its own for each, or a monitor for each")
         for bootstrap in bootstraps:
+            _need_controlled(bootstrap)
             digest.update(reference_values(bootstrap).to_json().encode())
             self._put("Fleet", f"fleets/{bootstrap.image.name}", Stack.of(self).to_json_string(_fleet(bootstrap)))
         for key in keys:
@@ -72,6 +73,14 @@ class MonitorSettings(Construct):
             resource="parameter",
             name=self.path[1:],
             reason="the parameters below the monitor's own path",
+        )
+
+
+def _need_controlled(bootstrap: EnclaveBootstrap) -> None:
+    if not bootstrap.image.controlled:
+        raise ValueError(
+            f"{bootstrap.image.node.path} has another init than nitrokit's, so that its parent can ask it for no document; expected an image that attests on request: "
+            "one of from_directory with nitrokit's init, or controlled=True for an EIF that has it. AttestationVerifier appraises documents that an app brings itself"
         )
 
 

@@ -60,15 +60,18 @@ def test_the_function_may_complete_and_signal_this_fleet_alone(admitted):
     assert signal["Resource"] == {"Ref": "AWS::StackId"}
 
 
-def test_what_cannot_be_awaited_is_refused(admitted):
+def test_what_cannot_be_awaited_is_refused(admitted, eif_file, eif_lock):
     for timeout in (59, 3601):
         with pytest.raises(ValueError, match="out of range"):
             admitted(timeout=cdk.Duration.seconds(timeout))
     with pytest.raises(ValueError, match="no bootstrap"):
         admitted(bootstraps=[])
-    _, fleet, _ = admitted()
+    stack, fleet, _ = admitted()
     with pytest.raises(ValueError, match="another parent"):
         admitted(fleet=fleet)
+    silent = EnclaveImage.from_eif(stack, "Silent", eif_file, name="silent", measurements=eif_lock, controlled=False)
+    with pytest.raises(ValueError, match="S/Silent has another init"):
+        FleetAdmission(stack, "Never", fleet=fleet, bootstraps=[EnclaveBootstrap(stack, "RunSilent", parent=fleet, image=silent)])
 
 
 def test_nag_finds_nothing(admitted):

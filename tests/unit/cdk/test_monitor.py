@@ -215,6 +215,14 @@ def test_what_cannot_be_meant_is_refused(stack):
         AttestationMonitor(stack, "Twice", bootstraps=[stack.bootstrap, stack.bootstrap])
 
 
+def test_an_image_that_nobody_can_ask_is_refused(stack, eif, locked):
+    """It would be UNREACHABLE for ever, and the alarm with it."""
+    silent = EnclaveImage.from_eif(stack, "Silent", eif, name="silent", measurements=locked, controlled=False)
+    bootstrap = EnclaveBootstrap(stack, "RunSilent", parent=EnclaveHost(stack, "Other"), image=silent)
+    with pytest.raises(ValueError, match="S/Silent has another init than nitrokit's"):
+        AttestationMonitor(stack, "OfSilent", bootstraps=[stack.bootstrap, bootstrap])
+
+
 def test_another_lock_starts_the_verifier_anew(stack, eif, locked, tmp_path):
     versions = set()
     for number, app in enumerate((b"app", b"another app")):

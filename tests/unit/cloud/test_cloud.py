@@ -314,6 +314,29 @@ def test_what_is_retained_stays_when_it_leaves_the_stack_and_when_the_stack_goes
     assert there == {"LeavesRetain", "LeavesRetainExceptOnCreate", "StaysRetain", "StaysRetainExceptOnCreate"}
 
 
+def test_who_is_told_of_a_topic_can_be_looked_up_and_changes_with_the_stack(local):
+    topics = local.client("sns")
+
+    def resources(*addresses):
+        fixed = {"TopicArn": {"Ref": "Topic"}, "Protocol": "email"}
+        told = {f"Told{number}": {"Type": "AWS::SNS::Subscription", "Properties": {**fixed, "Endpoint": one}} for number, one in enumerate(addresses)}
+        return {"Topic": {"Type": "AWS::SNS::Topic", "Properties": {}}, **told}
+
+    def told():
+        return sorted((one["Protocol"], one["Endpoint"]) for one in topics.list_subscriptions()["Subscriptions"])
+
+    assert _deploy(local, "told", resources("ops@example.com", "dev@example.com"))[0] == "CREATE_COMPLETE"
+    assert told() == [("email", "dev@example.com"), ("email", "ops@example.com")]
+    client = local.client("cloudformation")
+    body = json.dumps({"Resources": resources("night@example.com")})
+    client.create_change_set(StackName="told", ChangeSetName="d", ChangeSetType="UPDATE", TemplateBody=body)
+    client.execute_change_set(StackName="told", ChangeSetName="d")
+    client.get_waiter("stack_update_complete").wait(StackName="told", WaiterConfig={"Delay": 1})
+    assert told() == [("email", "night@example.com")]
+    client.delete_stack(StackName="told")
+    assert told() == []
+
+
 def test_an_unknown_change_set_is_said_to_be_unknown(local):
     assert _code(local.client("cloudformation").describe_change_set, ChangeSetName="nobody", StackName="nothing") == "ChangeSetNotFound"
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from types import ModuleType
 from typing import Any
 
-from nitrokit.emulation.cloud import custom_resources, patching, wait_conditions
+from nitrokit.emulation.cloud import custom_resources, patching, subscriptions, wait_conditions
 from nitrokit.emulation.cloud.dependencies import custom_resources_first, ordered_diff, unless_retained
 from nitrokit.emulation.cloud.ssm import Outcome, SystemsManager
 
@@ -76,6 +76,7 @@ def install(
     own = {
         "AWS::SSM::Association": _association(systems_manager),
         wait_conditions.HANDLE: wait_conditions.handle(_inert(wait_conditions.HANDLE), endpoint_url),
+        subscriptions.TYPE: subscriptions.subscription(_inert(subscriptions.TYPE)),
         **{name: _inert(name) for name in _NO_BEHAVIOUR if name not in known},
     }
     moto_class = parsing.resource_class_from_type
