@@ -55,7 +55,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         trigger, context.aws_request_id, lambda: timedelta(milliseconds=context.get_remaining_time_in_millis()), uuid.uuid4().hex
     )
     if status == "complete" and EVERYTHING in state.scope:
-        _forget_ended(checker.fleets)
+        _forget_ended(checker.fleets, checker.store)
     if status == "continues" or (status == "complete" and checker.store.update(lambda now: now).pending):
         boto3.client("lambda").invoke(
             FunctionName=context.function_name, InvocationType="Event", Payload=json.dumps({CONTINUE: True}).encode()
@@ -65,12 +65,12 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     return answer
 
 
-def _forget_ended(fleets: Sequence[Fleet]) -> None:
+def _forget_ended(fleets: Sequence[Fleet], store: RunStore) -> None:
     """Tidying up: what fails is said, and the next run tries again."""
     try:
-        names = forget_ended(boto3.client("ssm"), boto3.client("ec2"), fleets, datetime.now(UTC))
+        names = forget_ended(boto3.client("ssm"), boto3.client("ec2"), fleets, datetime.now(UTC), store.forget)
     except (BotoCoreError, ClientError) as error:
-        logger.warning("the states of ended instances stay", reason=str(error))
+        logger.warning("what is kept of ended instances stays", reason=str(error))
     else:
         if names:
             logger.info("ended instances", forgotten=names)

@@ -1,10 +1,10 @@
-"""State parameters of instances that have ended. A parent puts its own (nitrokit.host.publish); when it has gone, nobody else would take it away, and an account holds 10,000 parameters
+"""What is kept of instances that have ended: parameters with their state, and verdicts. A parent puts its own parameter (nitrokit.host.publish); when it has gone, nobody else would take it away, and an account holds 10,000 parameters
 (AWS General Reference "AWS Systems Manager endpoints and quotas").
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,13 +16,17 @@ QUIET = timedelta(hours=1)
 _DELETED, _ASKED = 10, 200  # names of one DeleteParameters (Systems Manager API Reference); values of one filter (EC2 API Reference DescribeInstances)
 
 
-def forget_ended(ssm: Any, ec2: Any, fleets: Iterable[Fleet], now: datetime) -> list[str]:
-    """Delete what instances that EC2 calls terminated, or knows no more, have left below the fleets' ``states``; returns the parameters' names. A stopped one may come back, and keeps its own.
-    Errors of the clients pass through.
+def forget_ended(ssm: Any, ec2: Any, fleets: Iterable[Fleet], now: datetime, forget_verdict: Callable[[str, str], None]) -> list[str]:
+    """Delete what instances that EC2 calls terminated, or knows no more, have left below the fleets' ``states``; returns the parameters' names. ``forget_verdict``: an enclave's on an
+    instance, both by name. A stopped one may come back, and keeps its own. Errors of the clients pass through.
     """
-    found = [one for fleet in fleets if fleet.states for one in _quiet(ssm, fleet.states, now)]
-    there = set(_there(ec2, sorted({instance_id for instance_id, _ in found})))
-    names = [name for instance_id, name in found if instance_id not in there]
+    found = [(fleet.enclave, *one) for fleet in fleets if fleet.states for one in _quiet(ssm, fleet.states, now)]
+    there = set(_there(ec2, sorted({instance_id for _, instance_id, _ in found})))
+    ended = [one for one in found if one[1] not in there]
+    # The parameters last: they are how the next run finds what this one did not come to.
+    for enclave, instance_id, _ in ended:
+        forget_verdict(enclave, instance_id)
+    names = [name for _, _, name in ended]
     for start in range(0, len(names), _DELETED):
         ssm.delete_parameters(Names=names[start : start + _DELETED])
     return names

@@ -75,6 +75,10 @@ class RunStore:
             }
             self._client.put_item(TableName=self._table, Item={name: {"S": value} for name, value in item.items()})
 
+    def forget(self, enclave: str, instance_id: str) -> None:
+        """Delete a verdict, if there is one."""
+        self._client.delete_item(TableName=self._table, Key={"id": {"S": _key(enclave, instance_id)}})
+
     def mark(self, name: str) -> str | None:
         """How far a job has come; None before its first time."""
         item = self._client.get_item(TableName=self._table, Key={"id": {"S": f"mark/{name}"}}, ConsistentRead=True).get("Item")

@@ -16,6 +16,7 @@ from nitrokit.handlers import check_enclaves
 from nitrokit.handlers.clients import RETRIES
 from nitrokit.handlers.hosts import Hosts
 from nitrokit.handlers.run_state import EVERYTHING
+from nitrokit.handlers.run_store import Remembered, RunStore
 from nitrokit.handlers.settings import Fleet
 from nitrokit.handlers.triggers import trigger_of
 
@@ -148,12 +149,15 @@ def left_behind(aws, monkeypatch):
     return lambda: bool(aws.client("ssm").get_parameters(Names=[name])["Parameters"])
 
 
-def test_a_whole_run_forgets_ended_instances_and_one_of_some_hosts_does_not(deployed, honest, left_behind):
-    hosts = {instance(0): honest(0)}
+def test_a_whole_run_forgets_ended_instances_and_one_of_some_hosts_does_not(deployed, aws, honest, left_behind):
+    hosts, store = {instance(0): honest(0)}, RunStore(aws.client("dynamodb"), "state")
+    store.remember("hello", [(instance(9), Remembered("PASS", "run1", None))])
     deployed.invoke(hosts, event={"instances": [instance(0)]})
     assert left_behind()
+    assert set(store.remembered("hello", [instance(0), instance(9)])) == {instance(0), instance(9)}
     deployed.invoke(hosts, request="2")
     assert not left_behind()
+    assert set(store.remembered("hello", [instance(0), instance(9)])) == {instance(0)}
 
 
 def test_what_cannot_be_forgotten_is_said_and_fails_no_run(deployed, honest, left_behind, monkeypatch, caplog):

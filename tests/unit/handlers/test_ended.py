@@ -1,4 +1,4 @@
-"""What ended instances leave in Systems Manager goes; Systems Manager and EC2 are moto's."""
+"""What ended instances leave goes; Systems Manager, EC2 and DynamoDB are moto's."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -6,10 +6,24 @@ import pytest
 
 from nitrokit.core.reference_values import ReferenceValues
 from nitrokit.handlers.ended import QUIET, forget_ended
+from nitrokit.handlers.run_store import Remembered, RunStore
 from nitrokit.handlers.settings import Fleet
 
 STATES = "/nitrokit/stack-bootstrap"
 UNKNOWN = f"i-{0xE:017x}"
+
+
+class Failing:
+    """Systems Manager, which loses the connection when it is to delete."""
+
+    def __init__(self, client):
+        self.client = client
+
+    def __getattr__(self, name):
+        return getattr(self.client, name)
+
+    def delete_parameters(self, **_):
+        raise ConnectionError
 
 
 @pytest.fixture
@@ -17,7 +31,7 @@ def account(aws, measurements):
     """Clients, and a function that runs ``forget_ended`` at a time from now and returns (forgotten, what is left)."""
 
     class Account:
-        ssm, ec2 = aws.client("ssm"), aws.client("ec2")
+        ssm, ec2, store = aws.client("ssm"), aws.client("ec2"), RunStore(aws.client("dynamodb"), "state")
 
         def run(self, count=1):
             image = self.ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
@@ -29,7 +43,7 @@ def account(aws, measurements):
 
         def forget(self, after=QUIET + timedelta(minutes=1), states=STATES):
             fleet = Fleet("hello", "attest", "role", {}, ReferenceValues(measurements), states)
-            forgotten = forget_ended(self.ssm, self.ec2, [fleet], datetime.now(UTC) + after)
+            forgotten = forget_ended(self.ssm, self.ec2, [fleet], datetime.now(UTC) + after, self.store.forget)
             pages = self.ssm.get_paginator("get_parameters_by_path").paginate(Path="/", Recursive=True)
             return sorted(forgotten), {one["Name"] for page in pages for one in page["Parameters"]}
 
@@ -44,6 +58,22 @@ def test_terminated_and_unknown_instances_are_forgotten_and_no_others(account):
     gone = sorted([f"{STATES}/{ended}/hello", f"{STATES}/{UNKNOWN}/hello"])
     account.put(*left, *gone)
     assert account.forget() == (gone, set(left))
+
+
+def test_their_verdicts_go_too_and_before_what_the_next_run_finds_them_by(account):
+    running, ended = account.run(2)
+    account.ec2.terminate_instances(InstanceIds=[ended])
+    account.put(*(f"{STATES}/{one}/hello" for one in (running, ended)))
+    verdict = Remembered("PASS", "run1", None)
+    for enclave in ("hello", "another"):
+        account.store.remember(enclave, [(running, verdict), (ended, verdict)])
+    account.ssm = Failing(account.ssm)
+    with pytest.raises(ConnectionError):
+        account.forget()
+    assert account.store.remembered("hello", [running, ended]) == {running: verdict}
+    account.ssm = account.ssm.client
+    assert account.forget() == ([f"{STATES}/{ended}/hello"], {f"{STATES}/{running}/hello"})
+    assert set(account.store.remembered("another", [running, ended])) == {running, ended}, "another fleet's"
 
 
 def test_an_instance_that_ec2_does_not_tell_of_yet_keeps_its_state(account):
