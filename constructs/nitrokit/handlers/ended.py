@@ -1,5 +1,5 @@
-"""What is kept of instances that have ended: parameters with their state, and verdicts. A parent puts its own parameter (nitrokit.host.publish); when it has gone, nobody else would take it away, and an account holds 10,000 parameters
-(AWS General Reference "AWS Systems Manager endpoints and quotas").
+"""What is kept of instances that have ended: parameters with their state, and verdicts. A parent puts its own parameter (nitrokit.host.publish); when it has gone, nobody else would
+take it away, and an account holds 10,000 (AWS General Reference "AWS Systems Manager endpoints and quotas").
 """
 
 from __future__ import annotations
