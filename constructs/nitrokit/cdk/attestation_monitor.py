@@ -20,7 +20,7 @@ from nitrokit.cdk.attestation_verifier import AttestationVerifier, trust_environ
 from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
 from nitrokit.cdk.enclave_key import EnclaveKey
 from nitrokit.cdk.key_monitor import KeyMonitor
-from nitrokit.cdk.known import need, need_each, need_type, seconds
+from nitrokit.cdk.known import need, need_each, need_one_environment, need_type, seconds
 from nitrokit.cdk.monitor_function import LONGEST_SCHEDULE, FunctionOptions, MonitorFunction
 from nitrokit.cdk.monitor_settings import MonitorSettings
 from nitrokit.cdk.wildcards import acknowledge_wildcards
@@ -35,7 +35,7 @@ _TIMEOUT, _LEASE_MARGIN = Duration.minutes(15), Duration.minutes(2)
 class AttestationMonitor(Construct):
     """Asks every enclave of ``bootstraps`` for a fresh document, verifies it and appraises it against the locked measurements (docs/monitoring.md).
 
-    - ``bootstraps``: the fleets: one enclave each, on a host or on a fleet of them.
+    - ``bootstraps``: the fleets: one enclave each, on a host or on a fleet of them, in this account and Region.
     - ``keys``: of the same stack; watched too: their policies and grants every 15 minutes and at every change, a try to decrypt without attestation every minute, an audit of their uses every hour
       (``key_monitor``). The canary becomes one of their data owners. Default: none.
     - ``ledger``: where every check is kept (docs/ledger.md), and with which the audit joins the keys' uses; default nowhere.
@@ -48,8 +48,8 @@ class AttestationMonitor(Construct):
     - ``runtime``: default Python 3.13; ``architecture``: default x86_64.
 
     ``function`` may also be invoked at any time, with ``{}`` or ``{"instances": [ids]}``; its answer tells what it found. ``verifier``: for documents that others bring. ``metrics``: for each
-    enclave, 1 for a run in which all hosts passed, 0 for another. Raises ValueError for a schedule out of range, no fleet, two of one name, a key of another stack,
-    or an image that cannot attest on request.
+    enclave, 1 for a run in which all hosts passed, 0 for another. Raises ValueError for a schedule out of range, no fleet, two of one name, one of another account or Region, a key of
+    another stack, or an image that cannot attest on request.
     """
 
     def __init__(
@@ -81,6 +81,8 @@ class AttestationMonitor(Construct):
         need_type(AttestationLedger, ledger=ledger)
         need_type(sns.ITopic, alarm_topic=alarm_topic, topic=topic)
         need_type(iam.IRole, restore_role=restore_role)
+        for bootstrap in bootstraps:
+            need_one_environment(self, bootstrap)
         for key in keys:
             _need_same_stack(self, key)
         self._warn_of(trust_anchor)

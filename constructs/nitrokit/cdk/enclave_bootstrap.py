@@ -20,7 +20,7 @@ from constructs import Construct
 
 from nitrokit.cdk.enclave_host import EnclaveHost
 from nitrokit.cdk.enclave_image import EnclaveImage, grant_object
-from nitrokit.cdk.known import need, need_type, seconds
+from nitrokit.cdk.known import is_token, need, need_one_environment, need_type, seconds
 from nitrokit.cdk.parent import EnclaveParent, EnclaveSlots
 from nitrokit.cdk.wildcards import BUCKET_WRITES, acknowledge_wildcards
 from nitrokit.host.bundle import build_agent
@@ -48,7 +48,8 @@ class EnclaveBootstrap(Construct):
     - The parent's role may read the agent's and the image's objects and nothing else of their bucket, write to the log group, and put its state into parameters below ``parameter``.
 
     ``document`` brings the enclave up; ``attest_document`` gives attestation documents, ``status_document`` the configuration; ``operate_document`` and ``runbook`` (Automation) are for
-    day two: replace the image, drain, resume, rotate, diagnose. Raises ValueError for a value out of range, a fifth enclave, and a name, ``cid`` or vsock port that is taken on this parent.
+    day two: replace the image, drain, resume, rotate, diagnose. Raises ValueError for a value out of range, a parent of another account or Region, a fifth enclave, and a name, ``cid`` or
+    vsock port that is taken on this parent.
     """
 
     def __init__(
@@ -72,7 +73,10 @@ class EnclaveBootstrap(Construct):
         need_type(logs.ILogGroup, log_group=log_group)
         need_type(s3.IBucket, output_bucket=output_bucket, diagnostics_bucket=diagnostics_bucket)
         self.parent, self.image = parent, image
-        self.slot = _slots(parent).claim(
+        slots = _slots(parent)
+        need_one_environment(self, parent)
+        _need_one_account(self, parent)
+        self.slot = slots.claim(
             image.name, arch=image.arch, cpu_count=image.cpu_count, memory_mib=image.memory_mib, egress=image.egress, cid=cid
         )
         self.log_group = log_group or logs.LogGroup(self, "Logs", retention=logs.RetentionDays.ONE_YEAR)
@@ -199,7 +203,7 @@ class EnclaveBootstrap(Construct):
             "memory_mib": image.memory_mib,
             "cid": self.slot.cid,
             "proxies": [{"vsock_port": one.vsock_port, "host": one.host, "port": one.port} for one in image.egress],
-            "group": Names.unique_id(self.parent),
+            "group": Names.unique_resource_name(self.parent, max_length=128, separator="-"),
             "control_port": _CONTROL_PORT if image.controlled else 0,
             "healthy_within": self._healthy_within,
             "log_group": self.log_group.log_group_name,
@@ -212,6 +216,15 @@ def _slots(parent: EnclaveParent) -> EnclaveSlots:
     if not isinstance(found, EnclaveSlots):
         raise TypeError(f"parent is of type {type(parent).__name__}; expected EnclaveHost, EnclaveFleet or another EnclaveParent")
     return found
+
+
+def _need_one_account(bootstrap: Construct, parent: EnclaveParent) -> None:
+    """The CDK leaves out, and says nothing, what it cannot grant to a role of another account."""
+    ours, theirs = Stack.of(bootstrap).account, parent.role.principal_account
+    if theirs is not None and ours != theirs and not (is_token(ours) or is_token(theirs)):
+        raise ValueError(
+            f"the role of {parent.node.path} is of account {theirs}, and {bootstrap.node.path} of {ours}; expected one account: what it must read is granted here"
+        )
 
 
 @jsii.implements(IStableAnyProducer)

@@ -89,7 +89,8 @@ class EnclaveFleet(Construct):
             block_devices=[parent_parts.root_volume(volume_size, volume_key)],
         )
         self.auto_scaling_group = self._make_group(kinds, largest)
-        self.tag_value = Names.unique_id(self)
+        # With the stack's name, which its path may lack: one app may be deployed twice into an account.
+        self.tag_value = Names.unique_resource_name(self, max_length=128, separator="-")
         Tags.of(self.auto_scaling_group).add(FLEET_TAG, self.tag_value)
         self.capacity_alarm = self._make_alarm()
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from aws_cdk import Duration, Token
+from aws_cdk import Duration, Stack, Token
+from constructs import IConstruct
 
 
 def need_known(**values: object) -> None:
@@ -47,6 +48,20 @@ def need_within(allowed: range, **values: object) -> None:
             continue
         need(int, **{name: value})
         raise ValueError(f"{name} {value} is out of range; expected {allowed.start} to {allowed.stop - 1}")
+
+
+def need_one_environment(here: IConstruct, there: IConstruct) -> None:
+    """Both are of one account and Region, as far as synthesis knows: what is reached by a name or tag alone is not found from another one, and the CDK sees no reference. Raises ValueError."""
+    ours, theirs = Stack.of(here), Stack.of(there)
+    pairs = ((ours.account, theirs.account), (ours.region, theirs.region))
+    if any(one != other for one, other in pairs if not (is_token(one) or is_token(other))):
+        raise ValueError(
+            f"{here.node.path} is in {_place(ours)}, and {there.node.path} in {_place(theirs)}; expected one account and Region"
+        )
+
+
+def _place(stack: Stack) -> str:
+    return "/".join("any" if is_token(one) else one for one in (stack.account, stack.region))
 
 
 def _is_a(value: object, kind: Any) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import jsii
-from aws_cdk import IStableStringProducer, Lazy, Names, Stack, Token
+from aws_cdk import IResolveContext, IStableStringProducer, IStringProducer, Lazy, Names, Stack, Token
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_ssm as ssm
 from constructs import Construct, IValidation
@@ -44,7 +44,7 @@ class MonitorSettings(Construct):
             self._put("Fleet", f"fleets/{bootstrap.image.name}", Stack.of(self).to_json_string(_fleet(bootstrap)))
         for key in keys:
             for part in range(_PARTS):
-                self._put("Key", f"keys/{self.name_of(key)}/{part}", Lazy.string(_Statements(key, part)))
+                self._put("Key", f"keys/{self.name_of(key)}/{part}", Lazy.uncached_string(_Statements(key, part)))
             self._put("Key", f"keys/{self.name_of(key)}/aliases", Lazy.string(_Aliases(key)))
         self.version = digest.hexdigest()[:16]
         if keys:
@@ -101,15 +101,15 @@ def _fleet(bootstrap: EnclaveBootstrap) -> dict[str, Any]:
     }
 
 
-@jsii.implements(IStableStringProducer)
+@jsii.implements(IStringProducer)
 class _Statements:
-    """One part of a key's policy, once all grants on the key are known."""
+    """One part of a key's policy, once all grants on the key are known. Asked anew each time: a reference to another stack becomes an import only when the CDK has looked at all stacks."""
 
     def __init__(self, key: EnclaveKey, part: int) -> None:
         self._key, self._part = key, part
 
     @jsii.member(jsii_name="produce")
-    def produce(self) -> str:
+    def produce(self, context: IResolveContext) -> str:
         packed = _packed(self._key)
         own = packed[self._part] if self._part < len(packed) else []
         return Stack.of(self._key).to_json_string({"key": self._key.key_arn, "statements": _as_tokens(own)})

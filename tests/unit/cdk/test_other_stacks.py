@@ -1,5 +1,7 @@
 """Teams lay their constructs over stacks of their own, and bring synthesizers of their own."""
 
+import json
+
 import aws_cdk as cdk
 import pytest
 from aws_cdk import aws_iam as iam
@@ -8,6 +10,7 @@ from aws_cdk.assertions import Template
 
 from nitrokit.cdk.attestation_monitor import AttestationMonitor
 from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
+from nitrokit.cdk.enclave_fleet import EnclaveFleet
 from nitrokit.cdk.enclave_host import EnclaveHost
 from nitrokit.cdk.enclave_image import EifObject, EnclaveImage
 from nitrokit.cdk.enclave_key import EnclaveKey
@@ -60,3 +63,68 @@ def test_an_open_key_in_a_stack_with_a_synthesizer_of_the_apps(stack):
     assert ADMINISTRATOR in str(Template.from_stack(own).to_json())
     with pytest.raises(PolicyError, match="made by the app and does not tell it"):
         EnclaveKey.deployment_role_arn(own)
+
+
+def test_one_stack_deployed_under_two_names_reaches_no_fleet_and_retires_no_enclave_of_the_other(tmp_path):
+    def told(name):
+        stack = cdk.Stack(cdk.App(outdir=str(tmp_path / name)), "S", stack_name=name, env=ENV)
+        image, fleet = _image(stack), EnclaveFleet(stack, "Fleet")
+        role = iam.Role.from_role_arn(stack, "Role", f"arn:aws:iam::{ACCOUNT}:role/parents")
+        theirs = EnclaveHost.from_instance_attributes(stack, "Theirs", instance_id="i-0123456789abcdef0", role=role)
+        for parent in (fleet, theirs):
+            EnclaveBootstrap(stack, f"On{parent.node.id}", parent=parent, image=image)
+        associations = Template.from_stack(stack).find_resources("AWS::SSM::Association").values()
+        groups = {json.loads(_joined(one["Properties"]["Parameters"]["Config"][0]))["group"] for one in associations}
+        return {fleet.tag_value, *groups}
+
+    assert len(told("blue")) == 2
+    assert not told("blue") & told("green")
+
+
+def _joined(value):
+    return "".join(part if isinstance(part, str) else "x" for part in value["Fn::Join"][1])
+
+
+def _elsewhere(stack, **env):
+    return cdk.Stack(stack.node.root, "Elsewhere", env=cdk.Environment(**{"account": ACCOUNT, "region": "eu-west-1", **env}))
+
+
+@pytest.mark.parametrize("env", [{"region": "us-east-1"}, {"account": "999999999999"}], ids=["Region", "account"])
+def test_what_reaches_its_instances_by_a_name_alone_stands_in_their_account_and_region(stack, env):
+    fleet, image = EnclaveFleet(stack, "Fleet", role_name="parents"), _image(stack)
+    there = _elsewhere(stack, **env)
+    message = r"Elsewhere/\w+ is in .*, and {} in 123456789012/eu-west-1; expected one account and Region"
+    with pytest.raises(ValueError, match=message.format("S/Fleet")):
+        EnclaveBootstrap(there, "Run", parent=fleet, image=image)
+    bootstrap = EnclaveBootstrap(stack, "Run", parent=fleet, image=image)
+    with pytest.raises(ValueError, match=message.format("S/Run")):
+        AttestationMonitor(there, "Monitor", bootstraps=[bootstrap])
+
+
+def test_a_parent_whose_role_is_of_another_account_is_refused(stack):
+    role = iam.Role.from_role_arn(stack, "Role", "arn:aws:iam::999999999999:role/parents")
+    theirs = EnclaveHost.from_instance_attributes(stack, "Theirs", instance_id="i-0123456789abcdef0", role=role)
+    with pytest.raises(ValueError, match=r"role of S/Theirs is of account 999999999999, and S/Run of 123456789012; expected one account"):
+        EnclaveBootstrap(stack, "Run", parent=theirs, image=_image(stack))
+
+
+def test_where_only_the_deployment_knows_the_account_a_bootstrap_is_taken_as_it_is(stack):
+    agnostic = cdk.Stack(stack.node.root, "Agnostic")
+    role = iam.Role.from_role_arn(agnostic, "Role", f"arn:aws:iam::{ACCOUNT}:role/parents")
+    fleet = EnclaveFleet.from_tag(agnostic, "Fleet", tag_value="fleet", role=role)
+    bootstrap = EnclaveBootstrap(agnostic, "Run", parent=fleet, image=_image(agnostic))
+    assert bootstrap.parent is fleet
+
+
+def test_the_guard_knows_the_policy_of_a_key_whose_role_is_another_stacks(stack):
+    theirs = cdk.Stack(stack.node.root, "Hosts", env=ENV)
+    host, image = EnclaveHost(theirs, "Host"), _image(stack)
+    key = EnclaveKey(stack, "Key", images=[image], host_role=host.role)
+    AttestationMonitor(stack, "Monitor", bootstraps=[EnclaveBootstrap(stack, "Run", parent=host, image=image)], keys=[key])
+    template = Template.from_stack(stack).to_json()
+    (deployed,) = (one for one in template["Resources"].values() if one["Type"] == "AWS::KMS::Key")
+    principal = deployed["Properties"]["KeyPolicy"]["Statement"][0]["Principal"]["AWS"]
+    assert "Fn::ImportValue" in principal
+    parameters = [one["Properties"] for one in template["Resources"].values() if one["Type"] == "AWS::SSM::Parameter"]
+    (first,) = (one for one in parameters if "/keys/" in str(one["Name"]) and str(one["Name"]).endswith("/0"))
+    assert principal in first["Value"]["Fn::Join"][1]
