@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ import typer
 from nitrokit.cli.files import write_file
 from nitrokit.cli.output import JsonOption, Steps, talk
 from nitrokit.errors import EnvironmentProblem, UsageError
+from nitrokit.image import aws
 
 if TYPE_CHECKING:
     from nitrokit.gate.locks import LockedImage
@@ -178,22 +180,12 @@ def _places(only: list[str] | None) -> list[Place]:
 
 def _client(region: str | None) -> Callable[[str], Any]:
     """boto3's clients, each made once, when it is first needed. A throttled call is tried again."""
-    named = region or os.environ.get("AWS_REGION")  # which boto3 does not read
-    made: dict[str, Any] = {}
 
+    @cache
     def client(service: str) -> Any:
-        if service not in made:
-            import boto3
-            from botocore.config import Config
-            from botocore.exceptions import BotoCoreError
+        from botocore.config import Config
 
-            try:
-                made[service] = boto3.client(service, region_name=named, config=Config(retries={"mode": "adaptive", "max_attempts": 5}))
-            except (BotoCoreError, ValueError) as error:  # an empty region makes an impossible endpoint
-                raise EnvironmentProblem(
-                    "no-aws", "AWS cannot be asked", got=str(error), do="set region and credentials, or name --region"
-                ) from error
-        return made[service]
+        return aws.client(service, region, Config(retries={"mode": "adaptive", "max_attempts": 5}))
 
     return client
 
@@ -246,4 +238,4 @@ def _partition(region: str | None) -> str:
             "bad-region", "no such Region in any partition", got=named, expected="e.g. eu-west-1", do="correct --region or AWS_REGION"
         ) from error
     except BotoCoreError as error:  # a profile that is not there
-        raise EnvironmentProblem("no-aws", "AWS cannot be asked", got=str(error), do="correct the profile (AWS_PROFILE)") from error
+        raise EnvironmentProblem("aws-client", "AWS cannot be asked", got=str(error), do="correct the profile (AWS_PROFILE)") from error

@@ -77,7 +77,9 @@ def test_without_locks_or_without_aws_it_says_so(tmp_path, image):
     assert "usage/no-image" in run("--templates", "x", cwd=tmp_path.parent).stderr
     nowhere = {"AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null", "AWS_DEFAULT_REGION": "", "AWS_REGION": ""}
     done = run(image, "--key", "alias/x", **nowhere)
-    assert (done.returncode, "environment/no-aws" in done.stderr) == (3, True), done.stderr
+    assert (done.returncode, "environment/aws-client" in done.stderr, "--region" in done.stderr) == (3, True, True), done.stderr
+    no_profile = run(image, "--key", "alias/x", "--region", "us-east-1", **nowhere, AWS_PROFILE="gone")
+    assert (no_profile.returncode, "environment/aws-client" in no_profile.stderr, "AWS_PROFILE" in no_profile.stderr) == (3, True, True)
     unanswered = run(image, "--key", "alias/x", "--stack", "s", "--region", "us-east-1", "--json", **nowhere)
     assert unanswered.returncode == 3
     assert {one["rule"] for one in json.loads(unanswered.stdout)["comparisons"]} == {"agrees", "unreachable"}
