@@ -24,5 +24,5 @@ def client(service: str, region: str | None, config: Any = None) -> Any:
             "aws-client",
             "AWS cannot be asked",
             got=str(error),
-            do="name the Region with --region; check AWS_PROFILE, AWS_ENDPOINT_URL and the AWS configuration files",
+            do="check AWS_PROFILE, AWS_ENDPOINT_URL, the Region (--region) and the AWS configuration files",
         ) from error
