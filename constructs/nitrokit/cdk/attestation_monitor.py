@@ -219,9 +219,12 @@ class AttestationMonitor(Construct):
             self.key_monitor.changed.add_target(target)
         events.Rule(self, "Deployed", event_pattern=deployed, targets=[target], description="Attests every enclave after a deployment")
 
+    def dimensions(self, enclave: str) -> dict[str, str]:
+        """What this monitor's metrics of an enclave are told by (docs/monitoring.md)."""
+        return {"service": SERVICE, "Enclave": enclave, "Monitor": self.settings.name}
+
     def _metric(self, enclave: str, every: Duration) -> cloudwatch.Metric:
-        dimensions = {"service": SERVICE, "Enclave": enclave}
-        return cloudwatch.Metric(namespace=NAMESPACE, metric_name=METRIC, dimensions_map=dimensions, statistic="Minimum", period=every)
+        return cloudwatch.Metric(namespace=NAMESPACE, metric_name=METRIC, dimensions_map=self.dimensions(enclave), statistic="Minimum", period=every)
 
     def _alarm(self, enclave: str, metric: cloudwatch.Metric) -> cloudwatch.Alarm:
         """Two runs in a row in which not every host passed, or none came."""

@@ -8,7 +8,7 @@ from aws_cdk import Duration
 from aws_cdk import aws_cloudwatch as cloudwatch
 from constructs import Construct
 
-from nitrokit.cdk.attestation_monitor import NAMESPACE, SERVICE, AttestationMonitor
+from nitrokit.cdk.attestation_monitor import NAMESPACE, AttestationMonitor
 from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
 from nitrokit.cdk.enclave_fleet import EnclaveFleet
 from nitrokit.cdk.enclave_host import EnclaveHost
@@ -81,7 +81,7 @@ class EnclaveDashboard(Construct):
             cloudwatch.Metric(
                 namespace=NAMESPACE,
                 metric_name=metric,
-                dimensions_map={"service": SERVICE, "Enclave": enclave},
+                dimensions_map=monitor.dimensions(enclave),
                 statistic="Maximum",
                 period=self._period,
                 label=f"{enclave}: {words}",

@@ -85,6 +85,8 @@ class KeyMonitor(Construct):
         self.guard.allow("dynamodb:BatchGetItem", "dynamodb:PutItem", on=[self._state.table_arn])
         if not restore:
             return
+        reason = "restore=True: the guard puts the synthesised policy back, and revokes grants"
+        Validations.of(self.guard.role).acknowledge(Acknowledgment(id="nitrokit/iam-grant", reason=reason))
         self.guard.function.add_environment("RESTORE", "true")
         if role is None:
             self.guard.allow("kms:PutKeyPolicy", "kms:RevokeGrant", on=self._arns)

@@ -33,7 +33,8 @@ class MonitorSettings(Construct):
 
     def __init__(self, scope: Construct, id: str, *, bootstraps: Sequence[EnclaveBootstrap], keys: Sequence[EnclaveKey] = ()) -> None:
         super().__init__(scope, id)
-        self.path = f"/nitrokit/{Names.unique_resource_name(self, max_length=64, separator='-')}"
+        self.name = Names.unique_resource_name(self, max_length=64, separator="-")
+        self.path = f"/nitrokit/{self.name}"
         digest = hashlib.sha256()
         names = [bootstrap.image.name for bootstrap in bootstraps]
         if len(set(names)) != len(names):

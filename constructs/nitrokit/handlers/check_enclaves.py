@@ -109,12 +109,13 @@ def _checker(environment: Mapping[str, str], function_arn: str) -> Checker:
 
 
 def _finish(state: RunState, enclaves: list[str], environment: Mapping[str, str]) -> None:
+    monitor = settings.name_of(environment)
     for enclave in enclaves:
         values = _values(state.totals.get(enclave, {}))
         if EVERYTHING in state.scope:
-            _emit(enclave, values)
+            _emit(monitor, enclave, values)
         elif values["EnclavesPassed"] < values["EnclavesChecked"]:  # some hosts alone: they are no run, whose absence they must not hide
-            _emit(enclave, {"AttestationPassed": 0})
+            _emit(monitor, enclave, {"AttestationPassed": 0})
     if environment.get("TOPIC_ARN") and state.changed:
         _notify(environment, state)
 
@@ -128,11 +129,13 @@ def _values(counts: Mapping[str, int]) -> dict[str, int]:
     }  # fmt: skip
 
 
-def _emit(enclave: str, values: Mapping[str, int]) -> None:
+def _emit(monitor: str, enclave: str, values: Mapping[str, int]) -> None:
     for name, value in values.items():
         with single_metric(name=name, unit=MetricUnit.Count, value=value, namespace=NAMESPACE) as metric:
             metric.add_dimension(name="service", value=SERVICE)
             metric.add_dimension(name="Enclave", value=enclave)
+            # Another monitor of the account may watch an enclave of this name: its verdicts must not stand for what this one does not say.
+            metric.add_dimension(name="Monitor", value=monitor)
 
 
 class _NoTimeLeft(LambdaContext):

@@ -47,6 +47,11 @@ class GuardedKey:
     aliases: tuple[str, ...] = ()
 
 
+def name_of(environment: Mapping[str, str]) -> str:
+    """The monitor's name, which no other monitor of the account and Region has: the end of its path."""
+    return environment[PATH].rpartition("/")[2]
+
+
 def keys(ssm: Any, environment: Mapping[str, str]) -> list[GuardedKey]:
     """The keys that this function guards. A policy may be larger than a parameter: its statements stand in several, ``keys/<name>/<part>``; the aliases in one of their own."""
     found = parameters(ssm, environment, "keys")

@@ -488,6 +488,21 @@ def test_a_grant_writes_the_other_accounts_side_in_its_stack(tmp_path, image, ac
     assert AwsSolutionsChecks(app).validate_scope(app).violations == [], "the wildcard is explained"
 
 
+@pytest.mark.parametrize(
+    ("principal", "named"),
+    [(lambda: iam.AccountPrincipal("999999999999"), ":iam::999999999999:root"), (iam.AccountRootPrincipal, ":root")],
+    ids=["another account", "this account"],
+)
+def test_a_whole_account_is_a_data_owner_and_has_no_side_of_its_own(stack, host, image, principal, named):
+    key = EnclaveKey(stack, "Key", images=[image("app")], host_role=host)
+    key.grants.encrypt(principal())
+    template = Template.from_stack(stack)
+    (policy,) = (one["Properties"]["KeyPolicy"]["Statement"] for one in template.find_resources("AWS::KMS::Key").values())
+    (owners,) = (one for one in policy if one["Sid"] == "DataOwnersEncrypt")
+    assert named in str(owners["Principal"])
+    template.resource_count_is("AWS::IAM::Policy", 0)
+
+
 def test_a_grant_in_one_account_needs_no_other_side(stack, host, image):
     key = EnclaveKey(stack, "Key", images=[image("app")], host_role=host)
     key.grants.encrypt(iam.Role(stack, "Owner", assumed_by=iam.ServicePrincipal("ec2.amazonaws.com")))

@@ -18,6 +18,7 @@ from nitrokit.cdk.enclave_host import EnclaveHost
 from nitrokit.cdk.enclave_image import EnclaveImage
 from nitrokit.cdk.enclave_key import EnclaveKey
 from nitrokit.cdk.monitor_settings import pack
+from nitrokit.cdk.validation.plugin import NitrokitChecks
 from nitrokit.core.eif import read_eif, write_eif
 from nitrokit.core.intrinsics import resolve
 from nitrokit.core.key_policy import policy_differences
@@ -166,6 +167,15 @@ def test_the_guard_reads_and_changes_nothing_unless_told(template, tmp_path):
         action for actions, _ in _statements(restoring, "MonitorKeysGuardRole") for action in actions if action.startswith(("kms:", "sts:"))
     }
     assert more - read == {"kms:PutKeyPolicy", "kms:RevokeGrant"}
+
+
+def test_that_the_guard_may_put_a_policy_back_is_acknowledged(tmp_path):
+    stack, _ = _stack(tmp_path, restore=True)
+    app = stack.node.root
+    cdk.Validations.of(app).add_plugins(NitrokitChecks())
+    app.synth()
+    report = tmp_path / "out" / "validation-report.json"
+    assert "iam-grant" not in (report.read_text() if report.is_file() else "")
 
 
 def test_it_restores_as_the_administrator_where_there_is_one(tmp_path):

@@ -164,7 +164,18 @@ def test_it_runs_by_schedule_after_bootstraps_and_after_deployments(template):
 def test_a_missing_verdict_is_an_alarm(template):
     (alarm,) = _properties(template, "AWS::CloudWatch::Alarm", MetricName="AttestationPassed")
     assert (alarm["TreatMissingData"], alarm["Statistic"], alarm["Threshold"], alarm["Period"]) == ("breaching", "Minimum", 1, 900)
-    assert {one["Name"]: one["Value"] for one in alarm["Dimensions"]} == {"Enclave": "hello", "service": "check-enclaves"}
+    assert {one["Name"]: one["Value"] for one in alarm["Dimensions"]} == {
+        "Enclave": "hello",
+        "Monitor": _function(template, "check-enclaves")["Environment"]["Variables"]["SETTINGS_PATH"].removeprefix("/nitrokit/"),
+        "service": "check-enclaves",
+    }
+
+
+def test_a_monitor_that_says_nothing_is_not_hidden_by_another_one_of_an_enclave_of_that_name(eif, locked, tmp_path):
+    stack = _stack(tmp_path, eif, locked)
+    AttestationMonitor(stack, "Second", bootstraps=[stack.bootstrap])
+    alarms = _properties(Template.from_stack(stack), "AWS::CloudWatch::Alarm", MetricName="AttestationPassed")
+    assert len({json.dumps(one["Dimensions"]) for one in alarms}) == len(alarms) == 2
 
 
 def test_alarms_go_where_they_are_wanted_and_findings_too(eif, locked, tmp_path):

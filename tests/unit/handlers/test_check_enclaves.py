@@ -78,7 +78,8 @@ def _metrics(capsys):
     found = {}
     for line in lines:
         (directive,) = line["_aws"]["CloudWatchMetrics"]
-        assert (directive["Namespace"], sorted(directive["Dimensions"][0])) == ("Nitrokit", ["Enclave", "service"])
+        assert (directive["Namespace"], sorted(directive["Dimensions"][0])) == ("Nitrokit", ["Enclave", "Monitor", "service"])
+        assert line["Monitor"] == "x"
         (name,) = [one["Name"] for one in directive["Metrics"]]
         found[name] = line[name][0]
     return found
