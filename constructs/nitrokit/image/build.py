@@ -18,6 +18,7 @@ from nitrokit.errors import UsageError
 from nitrokit.image import aws_init, cpio
 from nitrokit.image.application import Application, application
 from nitrokit.image.base import bootstrap_ramdisk
+from nitrokit.image.below import need_below
 from nitrokit.image.compression import compressed
 from nitrokit.image.content import CHUNK, Spool, Stored
 from nitrokit.image.contents import Installed
@@ -80,6 +81,7 @@ def build_image(
     ImageError, SigningError, BootError.
     """
     manifest = read_manifest(folder)
+    need_below(folder, manifest)
     if isinstance(manifest.source, EifFile):
         return _given(folder / manifest.source.path, output)
     if kernel is None:

@@ -2,11 +2,13 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
 from nitrokit.image import base, cached
 from nitrokit.image.cached import build_cached
+from nitrokit.image.errors import ImageError
 from nitrokit.image.fetch import cache_dir
 from nitrokit.image.files import sha256_of
 from nitrokit.image.kernel import find_kernel
@@ -59,6 +61,54 @@ def test_every_change_of_the_folder_is_seen(image, build, change):
     after = build()
     assert after.eif != before.eif
     assert after.measurements != before.measurements
+
+
+def _move_out(image, name):
+    """To beside the image folder, with a link in its place; its new place."""
+    outside = image.parent / f"outside-{Path(name).name}"
+    (image / name).rename(outside)
+    (image / name).symlink_to(outside)
+    return outside
+
+
+@pytest.mark.parametrize("name", ["enclave.toml", "tree"])
+def test_what_a_link_names_elsewhere_is_refused_as_no_change_of_it_would_be_seen(image, build, name):
+    outside = _move_out(image, name)
+    with pytest.raises(ImageError, match=f"leads out of the image folder: {name}") as caught:
+        build()
+    assert (caught.value.code, caught.value.got) == ("image/outside", str(outside))
+
+
+@pytest.mark.parametrize(
+    ("source", "extra", "name"),
+    [
+        ('[oci]\npath = "image.tar"', "", "image.tar"),
+        ('[eif]\npath = "image.eif"', "", "image.eif"),
+        ('[dockerfile]\npath = "Dockerfile"', "", "Dockerfile"),
+        ('[dockerfile]\ncontext = "context"', "", "context"),
+        ('[rootfs]\npath = "deep/tree.tar"', "", "deep"),
+        ('[rootfs]\npath = "tree"', 'source = "app"', "app"),
+        ('[rootfs]\npath = "tree"', '[signing]\ncertificate = "cert.pem"\nkms_key = "arn:aws:kms:eu-west-1:123456789012:key/x"', "cert.pem"),
+        ('[packages]\nsuite = "bookworm"\ninclude = ["dash"]', 'source = "app"', "packages.lock.json"),
+        ('[packages]\nsuite = "bookworm"\ninclude = ["dash"]\nrequirements = "requirements.txt"', 'source = "app"', "requirements.txt"),
+    ],
+)  # fmt: skip
+def test_whatever_enclave_toml_names_lies_below_its_folder(image, build, source, extra, name):
+    command = "" if source.startswith("[eif]") else f'[app]\ncommand = ["/opt/tool"]\n{extra}\n'
+    init = "nitrokit" if source.startswith("[packages]") else "aws"
+    (image / "enclave.toml").write_text(f'[enclave]\nname = "x"\ninit = "{init}"\n{source}\n{command}')
+    (image / name).mkdir()
+    _move_out(image, name)
+    with pytest.raises(ImageError, match="leads out of the image folder"):
+        build()
+
+
+def test_a_link_within_the_folder_is_followed_and_seen_to_change(image, build):
+    (image / "tree").rename(image / "real")
+    (image / "tree").symlink_to("real")
+    before = build()
+    (image / "real/opt/tool").write_bytes(b"another")
+    assert build().measurements != before.measurements
 
 
 @pytest.mark.parametrize("module", ["errors.py", "_version.py", "core/boot.py", "runtime/init.py", "image/base/base.toml"])
