@@ -20,7 +20,7 @@ from nitrokit.cdk.attestation_verifier import AttestationVerifier, trust_environ
 from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
 from nitrokit.cdk.enclave_key import EnclaveKey
 from nitrokit.cdk.key_monitor import KeyMonitor
-from nitrokit.cdk.known import need, need_each, need_one_environment, need_type, seconds
+from nitrokit.cdk.known import need, need_each, need_one_environment, need_one_region, need_type, seconds
 from nitrokit.cdk.monitor_function import LONGEST_SCHEDULE, FunctionOptions, MonitorFunction
 from nitrokit.cdk.monitor_settings import MonitorSettings
 from nitrokit.cdk.wildcards import acknowledge_wildcards
@@ -48,8 +48,8 @@ class AttestationMonitor(Construct):
     - ``runtime``: default Python 3.13; ``architecture``: default x86_64.
 
     ``function`` may also be invoked at any time, with ``{}`` or ``{"instances": [ids]}``; its answer tells what it found. ``verifier``: for documents that others bring. ``metrics``: for each
-    enclave, 1 for a run in which all hosts passed, 0 for another. Raises ValueError for a schedule out of range, no fleet, two of one name, one of another account or Region, a key of
-    another stack, or an image that cannot attest on request.
+    enclave, 1 for a run in which all hosts passed, 0 for another. Raises ValueError for a schedule out of range, no fleet, two of one name, a key of another stack, an image
+    that cannot attest on request, and a bootstrap, ledger or topic of another Region.
     """
 
     def __init__(
@@ -81,8 +81,10 @@ class AttestationMonitor(Construct):
         need_type(AttestationLedger, ledger=ledger)
         need_type(sns.ITopic, alarm_topic=alarm_topic, topic=topic)
         need_type(iam.IRole, restore_role=restore_role)
-        for bootstrap in bootstraps:
-            need_one_environment(self, bootstrap)
+        for used in (*bootstraps, *([ledger] if ledger else [])):
+            need_one_environment(self, used)
+        for told in filter(None, (alarm_topic, topic)):
+            need_one_region(self, told)
         for key in keys:
             _need_same_stack(self, key)
         self._warn_of(trust_anchor)

@@ -10,6 +10,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk.interfaces.aws_kms import KeyReference
 
+from nitrokit.cdk.known import is_token
 from nitrokit.core.key_policy import PolicyError
 
 _FIX = "key.grants.decrypt(role, image) for enclaves, key.grants.encrypt(owner) for data owners"
@@ -51,7 +52,8 @@ class AttestedKey(Resource):
     def add_alias(self, alias: str) -> kms.Alias:
         """An alias, with or without ``alias/``. It stays when the stack goes: a sealed key's alias cannot be moved or deleted, so that nobody makes data owners encrypt under another key."""
         name = alias.removeprefix("alias/")
-        return kms.Alias(self, f"Alias{name}", alias_name=f"alias/{name}", target_key=self, removal_policy=RemovalPolicy.RETAIN)
+        number = sum(child.node.id.startswith("Alias") for child in self.node.children)
+        return kms.Alias(self, f"Alias{number if is_token(name) else name}", alias_name=f"alias/{name}", target_key=self, removal_policy=RemovalPolicy.RETAIN)
 
     @jsii.member(jsii_name="addToResourcePolicy")
     def add_to_resource_policy(self, statement: iam.PolicyStatement, allow_no_op: bool | None = None) -> iam.AddToResourcePolicyResult:

@@ -7,7 +7,7 @@ from aws_cdk import aws_codepipeline_actions as actions
 from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
-from nitrokit.cdk.known import need, seconds
+from nitrokit.cdk.known import need, need_one_region, seconds
 from nitrokit.cdk.monitor_function import FunctionOptions, MonitorFunction
 
 _TIMEOUT = Duration.minutes(15)
@@ -18,12 +18,12 @@ class AwaitAttestation(Construct):
     """A Lambda for CodePipeline's Invoke action. It has ``check`` ask every enclave, and tells the job its result: success when all have passed in a run that began after the action did; failure
     as soon as one runs something else, and for those that could not be reached when ``wait`` is over.
 
-    - ``check``: an AttestationMonitor's ``function``, or that function imported where the pipeline is another stack.
+    - ``check``: an AttestationMonitor's ``function``, or that function imported where the pipeline is another stack, of this Region.
     - ``wait``: default 30 minutes, at most 23 hours.
     - ``concurrency``: how many pipelines wait at once; default 5.
     - ``runtime``, ``architecture``: as of AttestationMonitor.
 
-    ``alarms``: of the function; they have no action yet. Raises ValueError for a ``wait`` out of range.
+    ``alarms``: of the function; they have no action yet. Raises ValueError for a ``wait`` out of range, and for a function of another Region.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class AwaitAttestation(Construct):
     ) -> None:
         super().__init__(scope, id)
         need(lambda_.IFunction, check=check)
+        need_one_region(self, check)
         longest = seconds("wait", wait or Duration.minutes(30), _WAIT)
         waiting = MonitorFunction(
             self,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jsii
-from aws_cdk import CfnWaitCondition, CfnWaitConditionHandle, Duration, IStableAnyProducer, Lazy, Names, Stack
+from aws_cdk import CfnWaitCondition, CfnWaitConditionHandle, Duration, IAnyProducer, IResolveContext, Lazy, Names, Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
@@ -190,7 +190,7 @@ class EnclaveBootstrap(Construct):
     def _config(self) -> str:
         """The agent's configuration; the bucket's name is known at deployment only."""
         # Whoever comes later to this parent is in the pool's list too: it is reserved once for all.
-        return Stack.of(self).to_json_string({**self._values(), "pool": Lazy.any(_Pool(self.parent.enclaves))})
+        return Stack.of(self).to_json_string({**self._values(), "pool": Lazy.uncached_any(_Pool(self.parent.enclaves))})
 
     def _values(self) -> dict[str, Any]:
         """The configuration, but for what other bootstraps say."""
@@ -227,14 +227,14 @@ def _need_one_account(bootstrap: Construct, parent: EnclaveParent) -> None:
         )
 
 
-@jsii.implements(IStableAnyProducer)
+@jsii.implements(IAnyProducer)
 class _Pool:
     """What all enclaves of the parent take, when all are known."""
 
     def __init__(self, slots: EnclaveSlots) -> None:
         self._slots = slots
 
-    def produce(self) -> Any:
+    def produce(self, context: IResolveContext) -> Any:
         return [{"name": one.name, "cpu_count": one.cpu_count, "memory_mib": one.memory_mib} for one in self._slots]
 
 

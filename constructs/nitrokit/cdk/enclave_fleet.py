@@ -146,6 +146,8 @@ class EnclaveFleet(Construct):
         After ``timeout`` they are ended.
         """
         group = self.cfn_group
+        if group.lifecycle_hook_specification_list:
+            raise ValueError(f"{self.node.path} has an admission already; expected one, with all bootstraps")
         # In the group itself: a hook that comes after it would miss its first instances.
         group.lifecycle_hook_specification_list = [
             autoscaling.CfnAutoScalingGroup.LifecycleHookSpecificationProperty(

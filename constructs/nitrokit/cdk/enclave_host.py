@@ -118,7 +118,9 @@ class ImportedHost(Construct):
         need(iam.IRole, role=role)
         self.instance_id = instance_id
         self.role = role
-        self.enclaves = EnclaveSlots()
+        # Of the instance, however often it is imported.
+        same = (one for one in scope.node.root.node.find_all() if isinstance(one, ImportedHost) and one is not self and one.instance_id == instance_id)
+        self.enclaves: EnclaveSlots = next((one.enclaves for one in same), EnclaveSlots())
 
     @property
     def association_targets(self) -> list[ssm.CfnAssociation.TargetProperty]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jsii
-from aws_cdk import Acknowledgment, Aws, CfnDeletionPolicy, Fn, IStableAnyProducer, Lazy, Stack, Token, Validations
+from aws_cdk import Acknowledgment, Aws, CfnDeletionPolicy, Fn, IAnyProducer, IResolveContext, Lazy, Stack, Token, Validations
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from constructs import Construct, IValidation
@@ -70,7 +70,7 @@ class EnclaveKey(AttestedKey):
         self._key = kms.CfnKey(
             self,
             "Resource",
-            key_policy=Lazy.any(_Producer(self._policy)),
+            key_policy=Lazy.uncached_any(_Producer(self._policy)),
             description=description or f"Opens for the attested enclaves {names} alone".replace("  ", " "),
             enable_key_rotation=True,
             # The check wants the caller to be able to change the policy again, which nobody is, or somebody else.
@@ -132,11 +132,13 @@ class EnclaveKey(AttestedKey):
     def findings(self) -> list[Finding]:
         """What ``analyze_key_policy`` finds in the finished policy, but that the named administrator of an open key may change it. Raises PolicyError for one that is too large."""
         stack = Stack.of(self)
-        policy = stack.resolve(self._policy.document())
+        self._policy.document()  # raises what _Producer keeps to itself
+        # The resource's, which an aspect may have changed.
+        policy = stack.resolve(self._key.key_policy)
         check_size(longest(policy), sets=len(self._policy.openings))
         account = Environment().account if Token.is_unresolved(stack.account) else stack.account
         found = analyze_key_policy(concrete(policy, Environment(account)), account=account)
-        return [one for one in found if one.statement != "ChangePolicy"]
+        return [one for one in found if self._policy.sealed or one.statement != "ChangePolicy"]
 
     def _is_deployment_role(self, arn: str | None) -> bool:
         stack = Stack.of(self)
@@ -155,7 +157,7 @@ class ImportedEnclaveKey(ImportedKey):
         return EnclaveKeyGrants.from_key(self)
 
 
-@jsii.implements(IStableAnyProducer)
+@jsii.implements(IAnyProducer)
 class _Producer:
     """The policy, once all grants are known."""
 
@@ -163,7 +165,7 @@ class _Producer:
         self._policy = policy
 
     @jsii.member(jsii_name="produce")
-    def produce(self) -> Any:
+    def produce(self, context: IResolveContext) -> Any:
         try:
             return self._policy.document()
         except PolicyError as error:

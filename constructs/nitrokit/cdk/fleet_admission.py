@@ -28,7 +28,7 @@ class FleetAdmission(Construct):
     """A Lambda that asks each new instance of ``fleet`` for fresh documents of all its enclaves, appraises them against the locks, and lets it into service; a deployment that replaces
     instances goes on only then. An instance that proves nothing in ``timeout`` is ended, and another one launched.
 
-    - ``fleet``: of the same stack. ``bootstraps``: all enclaves that an instance must run.
+    - ``fleet``: of the same stack, one admission each. ``bootstraps``: all enclaves that an instance must run.
     - ``timeout``: default 20 minutes, one to sixty.
     - ``concurrency``: how many instances are asked at once; default 10. Others wait.
     - ``trust_anchor``, ``runtime``, ``architecture``: as of AttestationMonitor.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import jsii
-from aws_cdk import IStableListProducer, Lazy, Reference, Stack, Tokenization
+from aws_cdk import IListProducer, IResolveContext, Lazy, Reference, Stack, Tokenization
 from aws_cdk import aws_kms as kms
 
 from nitrokit.cdk.enclave_key import EnclaveKey
@@ -29,15 +29,15 @@ def _leads_to(alias: kms.CfnAlias, key: EnclaveKey) -> bool:
 
 def arns_with_aliases(keys: Sequence[EnclaveKey]) -> list[str]:
     """The ARNs of keys and of all their aliases, as a token."""
-    return Lazy.list(_Arns(keys))
+    return Lazy.uncached_list(_Arns(keys))
 
 
-@jsii.implements(IStableListProducer)
+@jsii.implements(IListProducer)
 class _Arns:
     def __init__(self, keys: Sequence[EnclaveKey]) -> None:
         self._keys = keys
 
     @jsii.member(jsii_name="produce")
-    def produce(self) -> list[str]:
+    def produce(self, context: IResolveContext) -> list[str]:
         aliases = [Stack.of(key).format_arn(service="kms", resource=name) for key in self._keys for name in aliases_of(key)]
         return [*(key.key_arn for key in self._keys), *aliases]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from aws_cdk import Duration, Stack, Token
+from aws_cdk import Duration, IResource, Stack, Token
 from constructs import IConstruct
 
 
@@ -58,6 +58,13 @@ def need_one_environment(here: IConstruct, there: IConstruct) -> None:
         raise ValueError(
             f"{here.node.path} is in {_place(ours)}, and {there.node.path} in {_place(theirs)}; expected one account and Region"
         )
+
+
+def need_one_region(here: IConstruct, used: IResource) -> None:
+    """``used`` is of this Region, as far as synthesis knows: its service is asked here. Raises ValueError."""
+    ours, theirs = Stack.of(here).region, used.env.region
+    if ours != theirs and not (is_token(ours) or is_token(theirs)):
+        raise ValueError(f"{used.node.path} is of {theirs}, and {here.node.path} of {ours}; expected one Region")
 
 
 def _place(stack: Stack) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import jsii
-from aws_cdk import IResolveContext, IStableStringProducer, IStringProducer, Lazy, Names, Stack, Token
+from aws_cdk import IResolveContext, IStringProducer, Lazy, Names, Stack, Token
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_ssm as ssm
 from constructs import Construct, IValidation
@@ -46,7 +46,7 @@ class MonitorSettings(Construct):
         for key in keys:
             for part in range(_PARTS):
                 self._put("Key", f"keys/{self.name_of(key)}/{part}", Lazy.uncached_string(_Statements(key, part)))
-            self._put("Key", f"keys/{self.name_of(key)}/aliases", Lazy.string(_Aliases(key)))
+            self._put("Key", f"keys/{self.name_of(key)}/aliases", Lazy.uncached_string(_Aliases(key)))
         self.version = digest.hexdigest()[:16]
         if keys:
             self.node.add_validation(_Check(keys))
@@ -116,7 +116,7 @@ class _Statements:
         return Stack.of(self._key).to_json_string({"key": self._key.key_arn, "statements": _as_tokens(own)})
 
 
-@jsii.implements(IStableStringProducer)
+@jsii.implements(IStringProducer)
 class _Aliases:
     """A key's aliases, once all are made."""
 
@@ -124,7 +124,7 @@ class _Aliases:
         self._key = key
 
     @jsii.member(jsii_name="produce")
-    def produce(self) -> str:
+    def produce(self, context: IResolveContext) -> str:
         return Stack.of(self._key).to_json_string({"key": self._key.key_arn, "aliases": aliases_of(self._key)})
 
 

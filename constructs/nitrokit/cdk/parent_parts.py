@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jsii
-from aws_cdk import Annotations, IStableStringProducer, Lazy, Size, SizeRoundingBehavior, Stack, Token
+from aws_cdk import Annotations, IResolveContext, IStringProducer, Lazy, Size, SizeRoundingBehavior, Stack, Token
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_ecr_assets as ecr_assets
 from aws_cdk import aws_iam as iam
@@ -48,7 +48,7 @@ class Sizing:
         needs = [EnclaveNeeds(one.name, one.arch, one.cpu_count, one.memory_mib) for one in images]
         if not wanted and needs:
             wanted = [ec2.InstanceType(choose(needs, catalogue()).instance_type.name)]
-        self.kinds = list(wanted) or [ec2.InstanceType(Lazy.string(_Smallest(slots)))]
+        self.kinds = list(wanted) or [ec2.InstanceType(Lazy.uncached_string(_Smallest(slots)))]
         self._known = [known for kind in self.kinds if (known := _known(scope, kind)) is not None]
         if len({known.arch for known in self._known}) > 1:
             raise SizingError(
@@ -79,12 +79,12 @@ def _needs(slots: EnclaveSlots) -> list[EnclaveNeeds]:
     return [EnclaveNeeds(one.name, one.arch, one.cpu_count, one.memory_mib) for one in slots]
 
 
-@jsii.implements(IStableStringProducer)
+@jsii.implements(IStringProducer)
 class _Smallest:
     def __init__(self, slots: EnclaveSlots) -> None:
         self._slots = slots
 
-    def produce(self) -> str:
+    def produce(self, context: IResolveContext) -> str:
         try:
             return choose(_needs(self._slots), catalogue()).instance_type.name
         except SizingError:  # nothing is put on it; what does not fit, _Fits tells

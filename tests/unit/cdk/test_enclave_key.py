@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import aws_cdk as cdk
+import jsii
 import pytest
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
@@ -355,6 +356,32 @@ def test_what_waits_for_a_grant_waits_for_the_policy_that_holds_it(stack, host, 
         grant.apply_before(waiting)
     ((logical, _),) = Template.from_stack(stack).find_resources("AWS::KMS::Key").items()
     Template.from_stack(stack).has_resource("AWS::SNS::Topic", {"DependsOn": [logical]})
+
+
+def test_what_an_aspect_makes_of_the_policy_is_what_is_analysed(stack, host, image):
+    key = EnclaveKey(stack, "Key", images=[image("app")], host_role=host)
+
+    @jsii.implements(cdk.IAspect)
+    class BreakGlass:
+        def visit(self, node):
+            if isinstance(node, kms.CfnKey):
+                policy = stack.resolve(node.key_policy)
+                owner = {"Sid": "ChangePolicy", "Effect": "Allow", "Principal": {"AWS": OWNER}, "Action": "kms:PutKeyPolicy", "Resource": "*"}
+                node.key_policy = {**policy, "Statement": [*policy["Statement"][:1], owner]}
+
+    assert key.findings() == []
+    cdk.Aspects.of(stack).add(BreakGlass())
+    with pytest.raises(RuntimeError, match="policy-change: ChangePolicy"):
+        Template.from_stack(stack)
+
+
+def test_an_alias_may_be_a_token(stack, host, image):
+    key = EnclaveKey(stack, "Key", images=[image("app")], host_role=host)
+    names = [cdk.CfnParameter(stack, name).value_as_string for name in ("One", "Other")]
+    for name in names:
+        key.add_alias(name)
+    found = Template.from_stack(stack).find_resources("AWS::KMS::Alias").values()
+    assert [one["Properties"]["AliasName"] for one in found] == [{"Fn::Join": ["", ["alias/", {"Ref": name}]]} for name in ("One", "Other")]
 
 
 @pytest.mark.parametrize("administrator", ["*", ACCOUNT, f"arn:aws:iam::{ACCOUNT}:root", f"arn:aws:iam::{ACCOUNT}:role/*"])

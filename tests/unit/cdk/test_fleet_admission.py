@@ -74,6 +74,13 @@ def test_what_cannot_be_awaited_is_refused(admitted, eif_file, eif_lock):
         FleetAdmission(stack, "Never", fleet=fleet, bootstraps=[EnclaveBootstrap(stack, "RunSilent", parent=fleet, image=silent)])
 
 
+def test_a_fleet_has_one_admission(admitted):
+    stack, fleet, _ = admitted()
+    bootstraps = [stack.node.find_child("Run")]
+    with pytest.raises(ValueError, match="S/Fleet has an admission already; expected one, with all bootstraps"):
+        FleetAdmission(stack, "Second", fleet=fleet, bootstraps=bootstraps)
+
+
 def test_nag_finds_nothing(admitted):
     stack, _, _ = admitted(timeout=cdk.Duration.minutes(60))
     report = AwsSolutionsChecks(stack.node.root).validate_scope(stack.node.root)

@@ -1,19 +1,25 @@
 """Teams lay their constructs over stacks of their own, and bring synthesizers of their own."""
 
 import json
+from typing import Any
 
 import aws_cdk as cdk
 import pytest
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_sns as sns
 from aws_cdk.assertions import Template
 
+from nitrokit.cdk.attestation_ledger import AttestationLedger
 from nitrokit.cdk.attestation_monitor import AttestationMonitor
+from nitrokit.cdk.await_attestation import AwaitAttestation
 from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
 from nitrokit.cdk.enclave_fleet import EnclaveFleet
 from nitrokit.cdk.enclave_host import EnclaveHost
 from nitrokit.cdk.enclave_image import EifObject, EnclaveImage
 from nitrokit.cdk.enclave_key import EnclaveKey
+from nitrokit.cdk.instance_types import catalogue
 from nitrokit.core.key_policy import PolicyError
 
 from .conftest import ACCOUNT, measured
@@ -128,3 +134,62 @@ def test_the_guard_knows_the_policy_of_a_key_whose_role_is_another_stacks(stack)
     parameters = [one["Properties"] for one in template["Resources"].values() if one["Type"] == "AWS::SSM::Parameter"]
     (first,) = (one for one in parameters if "/keys/" in str(one["Name"]) and str(one["Name"]).endswith("/0"))
     assert principal in first["Value"]["Fn::Join"][1]
+
+
+@pytest.mark.parametrize("prop", ["ledger", "topic", "alarm_topic"])
+def test_what_a_monitor_writes_to_by_name_is_in_its_region(stack, prop):
+    there = _elsewhere(stack, region="us-east-1")
+    topic = f"arn:aws:sns:us-east-1:{ACCOUNT}:x"
+    made: Any = AttestationLedger(there, "There") if prop == "ledger" else sns.Topic.from_topic_arn(stack, "There", topic)
+    host, image = EnclaveHost(stack, "Host"), _image(stack)
+    bootstrap = EnclaveBootstrap(stack, "Run", parent=host, image=image)
+    with pytest.raises(ValueError, match=r"There (is|in|of) .*us-east-1.*; expected one"):
+        AttestationMonitor(stack, "Monitor", bootstraps=[bootstrap], **{prop: made})
+
+
+def test_a_pipeline_waits_for_a_monitor_of_its_region(stack):
+    check = lambda_.Function.from_function_arn(stack, "Check", f"arn:aws:lambda:us-east-1:{ACCOUNT}:function:check")
+    with pytest.raises(ValueError, match=r"S/Check is of us-east-1, and S/Await of eu-west-1; expected one Region"):
+        AwaitAttestation(stack, "Await", check=check)
+
+
+def test_an_instance_that_is_imported_twice_is_one_parent(stack):
+    role = iam.Role.from_role_arn(stack, "Role", f"arn:aws:iam::{ACCOUNT}:role/parents")
+    one, same, other = (
+        EnclaveHost.from_instance_attributes(stack, f"Host{number}", instance_id=id, role=role)
+        for number, id in enumerate(["i-0123456789abcdef0", "i-0123456789abcdef0", "i-0123456789abcdef1"])
+    )
+    image = _image(stack)
+    first = EnclaveBootstrap(stack, "First", parent=one, image=image)
+    with pytest.raises(ValueError, match="an enclave hello is on this parent already"):
+        EnclaveBootstrap(stack, "Again", parent=same, image=image)
+    second = EnclaveImage.from_measurements(stack, "Second", name="second", measurements=measured("second"), memory_mib=512, eif=image.source)
+    assert EnclaveBootstrap(stack, "Other", parent=same, image=second).slot.cid != first.slot.cid
+    assert EnclaveBootstrap(stack, "Elsewhere", parent=other, image=image).slot.cid == first.slot.cid
+
+
+def test_what_is_looked_at_early_is_told_as_it_is_in_the_end(stack):
+    """As an aspect does that resolves what it looks at."""
+    host, image = EnclaveHost(stack, "Host"), _image(stack)
+    key = EnclaveKey(stack, "Key", images=[image], host_role=host.role)
+    bootstrap = EnclaveBootstrap(stack, "Run", parent=host, image=image)
+    AttestationMonitor(stack, "Monitor", bootstraps=[bootstrap], keys=[key])
+    for early in stack.node.find_all():
+        if cdk.CfnResource.is_cfn_resource(early):
+            stack.resolve(getattr(early, "key_policy", None) or getattr(early, "parameters", None) or getattr(early, "instance_type", None))
+    large = EnclaveImage.from_measurements(
+        stack, "Large", name="large", measurements=measured("large"), memory_mib=20_000, cpu_count=4, eif=image.source
+    )
+    EnclaveBootstrap(stack, "RunLarge", parent=host, image=large)
+    key.grants.encrypt(iam.AccountPrincipal("999999999999"))
+    key.add_alias("late")
+    template = Template.from_stack(stack)
+    (instance,) = template.find_resources("AWS::EC2::Instance").values()
+    chosen = catalogue().find(instance["Properties"]["InstanceType"])
+    assert chosen is not None and chosen.memory_mib > 20_000
+    (deployed,) = template.find_resources("AWS::KMS::Key").values()
+    assert "999999999999" in str(deployed["Properties"]["KeyPolicy"])
+    associations = template.find_resources("AWS::SSM::Association").values()
+    assert all("large" in str(one["Properties"]["Parameters"]["Config"]) for one in associations)
+    told = str(template.find_resources("AWS::SSM::Parameter"))
+    assert "999999999999" in told and "alias/late" in told
