@@ -82,9 +82,6 @@ def _fetch(config: Config) -> None:
 def _download(config: Config, part: Path) -> str:
     size = _size(config)
     have = part.stat().st_size if part.is_file() else 0
-    if have > size:
-        remove(part)
-        have = 0
     needed = size - have + min(_CHUNK, size) + _ROOM
     free = shutil.disk_usage(part.parent).free
     if free < needed:
@@ -136,6 +133,8 @@ def _range(config: Config, part: Path, start: int, end: int) -> Path:
             error = failure
             if "No space left" in str(failure.got):
                 remove(chunk)
+                # Others on the parent need the room more.
+                remove(part)
                 raise _disk_full(part, str(failure.got), "room for the image") from failure
         except OSError as failure:
             error = AgentError("image", "S3 gave nothing", got=str(failure))
@@ -152,8 +151,7 @@ def _append(part: Path, chunk: Path) -> None:
             target.flush()
             settle(target.fileno())
     except OSError as error:
-        # Others on the parent need the room more.
-        remove(part)
+        remove(part)  # as above
         raise _disk_full(part, str(error), "room for the image") from error
     finally:
         remove(chunk)

@@ -298,7 +298,15 @@ def pretend_running(parent, mark="00", **changes):
     }  # fmt: skip
     (parent.folder / "etc/nitrokit").mkdir(exist_ok=True)
     (parent.folder / "etc/nitrokit/hello.json").write_text(configuration(mark))
-    (parent.folder / "var/fake/enclaves/hello.json").write_text(json.dumps({**enclave, **changes}))
+    (parent.folder / "var/fake/enclaves/hello.json").write_text(json.dumps({**enclave, **changes}) + "\n")
+
+
+def published(parent):
+    """What was told of the enclave's state last: the parameter's value and the compliance item."""
+    told = [json.loads(line) for line in (parent.folder / "var/fake/published").read_text().splitlines() if line.startswith("{")]
+    values = [json.loads(one["Value"]) for one in told if "Value" in one]
+    items = [one["Items"][0] for one in told if "Items" in one]
+    return (values[-1]["status"], items[-1]["Status"]) if values and items else None
 
 
 def kill_when_hanging(parent, step):

@@ -1,13 +1,17 @@
 """The agent among programs that fail: nitro-cli and the allocator that refuse or lie, hostile enclaves, damaged configurations. The programs are scripts; the agent is the deployed file."""
 
+import base64
+import hashlib
 import json
 import socket
 import struct
 import subprocess
 import threading
+import time
+from contextlib import suppress
 
 import pytest
-from fakeparent import AGENT, DOCKER, STEPS, configuration, frame, kill_when_hanging, pcrs, pretend_running
+from fakeparent import AGENT, DOCKER, EIF, STEPS, configuration, frame, kill_when_hanging, pcrs, pretend_running, published
 
 from nitrokit.host.codes import NITRO_CLI, allocator_code
 from nitrokit.host.config import AgentError, parse
@@ -48,6 +52,47 @@ def test_an_allocator_that_lies_is_found_out_and_asked_again(parent):
     assert parent.up(steps=["allocate"])["cpus"] == [2, 3]
 
 
+@pytest.mark.parametrize(("cpus", "huge"), [("2", 128), ("2,3", 127), ("3", 0)])
+def test_a_pool_that_lacks_either_is_reserved_anew(parent, cpus, huge):
+    """A boot may have reserved less than what was there at the deployment."""
+    parent.up(steps=[*STEPS[:1], "allocate"])
+    (parent.folder / "sys/module/nitro_enclaves/parameters/ne_cpus").write_text(f"{cpus}\n")
+    (parent.folder / "sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages").write_text(f"{huge}\n")
+    assert parent.up(steps=["allocate"]) == {"cpus": [2, 3], "memory_mib": 256}
+    assert parent.log.count("allocator") == 2
+
+
+def test_huge_pages_that_enclaves_do_not_take_are_not_the_pools(parent):
+    """Of ARM's 64 KiB there may be any number."""
+    parent.up(steps=STEPS[:1])
+    small = parent.folder / "sys/kernel/mm/hugepages/hugepages-64kB/nr_hugepages"
+    small.parent.mkdir()
+    small.write_text("100000\n")
+    assert parent.up(steps=["allocate"])["memory_mib"] == 256
+
+
+def test_a_smaller_pool_waits_until_no_enclave_runs(parent):
+    big = [{"name": "hello", "cpu_count": 2, "memory_mib": 256}, {"name": "other", "cpu_count": 2, "memory_mib": 900}]
+    parent.up(configuration(pool=big), [*STEPS[:1], "allocate"])
+    pretend_running(parent)
+    assert parent.up(steps=["allocate"])["cpus"] == [2, 3, 4, 5]
+    assert (parent.log.count("allocator"), len(parent.enclaves())) == (1, 1)
+    assert (parent.folder / "etc/nitro_enclaves/allocator.yaml").read_text() == "---\nmemory_mib: 256\ncpu_count: 2\n", "for the next boot"
+    (parent.folder / "var/fake/enclaves/hello.json").unlink()
+    parent.up(configuration(memory_mib=128), [*STEPS[:1], "allocate"])
+    assert json.loads(parent.agent("status").stdout)["pool"] == {"cpus": [2, 3], "memory_mib": 128}
+
+
+def test_an_enclave_of_ours_without_a_unit_is_ended_for_a_larger_pool_and_a_list_of_cpus_that_is_none_is_told(parent):
+    parent.up(steps=[*STEPS[:1], "allocate"])
+    pretend_running(parent)
+    parent.up(configuration(memory_mib=512), [*STEPS[:1], "allocate"])
+    assert parent.enclaves() == []
+    (parent.folder / "sys/module/nitro_enclaves/parameters/ne_cpus").write_text("2-x\n")
+    refused = parent.step("allocate")
+    assert (refused.returncode, "[agent/pool]; got: 2-x" in refused.stderr) == (1, True), refused.stderr
+
+
 @pytest.mark.parametrize(("text", "code"), [(one, 200 + number) for number, one in enumerate([
     "No CPUs are off-line. Please configure the CPU pool first.", "Failed to find NUMA node for a CPU. This indicates an invalid SysFS configuration.",
     "Invalid NUMA node for a CPU. This indicates an invalid CPU ID.", "Failed to clear huge page(s). Some pages may be in use.",
@@ -66,7 +111,10 @@ def test_a_fifth_enclave_is_refused(parent):
         parent.step("install", configuration(name=name), name)
     parent.up(steps=STEPS[:1])
     refused = parent.step("allocate")
-    assert "[agent/too-many]" in refused.stderr
+    assert (refused.returncode, "[agent/too-many]" in refused.stderr) == (1, True)
+    assert "allocator" not in parent.log
+    (parent.folder / "etc/nitrokit/d.json").unlink()
+    assert parent.up(steps=["allocate"])["cpus"] == [2, 3, 4, 5, 6, 7, 8, 9]
 
 
 # nitro-cli
@@ -176,6 +224,221 @@ def test_a_name_that_is_no_name_goes_nowhere(parent, name):
     assert "[agent/name]" in refused.stderr
 
 
+# The run step, and what stands beside what was to run
+
+
+def _beside(parent, name, cid, **changes):
+    """Another enclave, which runs."""
+    (parent.folder / f"etc/nitrokit/{name}.json").write_text(configuration("aa", name, cid, **changes))
+    enclave = json.loads((parent.folder / "var/fake/enclaves/hello.json").read_text())
+    other = {**enclave, "EnclaveName": name, "EnclaveID": f"i-1-enc{cid}", "EnclaveCID": cid}
+    (parent.folder / f"var/fake/enclaves/{name}.json").write_text(json.dumps(other) + "\n")
+
+
+@pytest.mark.parametrize(("group", "left"), [("stack", ["foreign", "hello", "nobodys"]), ("", ["foreign", "former", "hello", "nobodys"])])
+def test_enclaves_of_the_same_group_alone_are_retired(parent, group, left):
+    """Another stack's, or one of no group, is not ours to end."""
+    parent.up(steps=STEPS[:2])
+    pretend_running(parent)
+    for name, cid, whose in (("former", 17, "stack"), ("foreign", 18, "another"), ("nobodys", 19, "")):
+        _beside(parent, name, cid, group=whose)
+    parent.step("install", configuration(group=group))
+    parent.step("run")  # without a systemd nothing says how it went
+    assert [one["EnclaveName"] for one in parent.enclaves()] == left
+    assert sorted(path.stem for path in (parent.folder / "etc/nitrokit").glob("*.json")) == left
+
+
+def test_an_image_that_is_not_the_locked_one_stops_the_run_step_before_it_touches_anything(parent):
+    parent.up(steps=STEPS[:2])
+    pretend_running(parent)
+    _beside(parent, "former", 17, group="stack")
+    next((parent.folder / "var/lib/nitrokit/hello/images").iterdir()).write_bytes(b"cc" * 48 + b" another")
+    parent.step("install", configuration(group="stack"))
+    before = parent.log
+    refused = parent.step("run")
+    assert (refused.returncode, "PCR0 differ [agent/drift]" in refused.stderr) == (1, True), refused.stderr
+    assert [line for line in parent.log[len(before) :] if not line.startswith(("nitro-cli describe", "aws"))] == []
+    assert len(parent.enclaves()) == 2
+    assert not (parent.folder / "var/lib/nitrokit/hello/current.json").exists()
+
+
+def test_a_unit_that_says_nothing_of_how_it_went_is_no_success(parent):
+    parent.up(steps=STEPS[:4])
+    state = parent.folder / "var/lib/nitrokit/hello"
+    state.mkdir(exist_ok=True)
+    former = {"digest": "0" * 64, "status": "running", "enclave_id": "i-1-enc0", "agent": "", "error": None, "at": 0}
+    (state / "outcome.json").write_text(json.dumps(former))
+    refused = parent.step("run")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "the enclave's unit did not say how it went [agent/run]" in refused.stderr
+
+
+def test_the_status_tells_what_runs_beside_what_was_to_run(parent):
+    status = lambda: json.loads(parent.agent("status").stdout)  # noqa: E731
+    pretend_running(parent)
+    _beside(parent, "theirs", 17)
+    (parent.folder / "etc/nitrokit/theirs.json").unlink()
+    told = status()
+    (one,) = told["enclaves"]
+    assert (told["foreign"], "problem" in told) == (["i-1-enc17"], False)
+    assert (one["as_wanted"], one["image_here"], one["unit_active"], one["last"]) == (True, False, False, None)
+    assert one["running"] == {"EnclaveID": "i-1-enc1", "EnclaveCID": 16, "State": "RUNNING", "Flags": "NONE", "Measurements": pcrs("00")}
+    assert one["wanted"] == {"measurements": pcrs("00"), "cid": 16, "cpu_count": 2, "memory_mib": 256}
+    pretend_running(parent, Flags="DEBUG_MODE")
+    assert (status()["enclaves"][0]["as_wanted"], status()["enclaves"][0]["running"]["Flags"]) == (False, "DEBUG_MODE")
+    (parent.folder / "var/fake/enclaves/hello.json").unlink()
+    assert (status()["enclaves"][0]["as_wanted"], status()["enclaves"][0]["running"]) == (False, None)
+    parent.fault("json", "1")
+    assert (status()["enclaves"][0]["running"], "did not print JSON" in status()["problem"]) == (None, True)
+
+
+@pytest.mark.parametrize(("of", "wanted"), [("hello", True), ("former", False)])
+def test_the_status_tells_whether_the_last_outcome_is_of_what_is_wanted(parent, of, wanted):
+    pretend_running(parent)
+    state = parent.folder / "var/lib/nitrokit/hello"
+    state.mkdir(parents=True)
+    digest = hashlib.sha256(configuration().encode() if of == "hello" else b"").hexdigest()
+    outcome = {"digest": digest, "status": "failed", "enclave_id": "", "agent": "", "error": {"code": "agent/x"}, "at": 7}
+    (state / "outcome.json").write_text(json.dumps(outcome))
+    last = json.loads(parent.agent("status").stdout)["enclaves"][0]["last"]
+    assert last == {"status": "failed", "of_wanted": wanted, "error": {"code": "agent/x"}, "at": 7}
+
+
+# Watching
+
+_SERVES = """import sys, types
+sys.path.insert(0, "/opt/nitrokit/agent.pyz")
+from nitrokit.host import supervise
+from nitrokit.host.config import AgentError
+def wait(seconds):
+    print(seconds, flush=True)
+    sys.stdin.readline()
+supervise.time = types.SimpleNamespace(sleep=wait)
+try:
+    supervise.serve("hello")
+except AgentError as error:
+    print(error.slug, flush=True)
+"""
+
+
+@pytest.fixture
+def unit(parent):
+    """The enclave's unit after its first look: what it does after the next one (how long it waits, or why it ends), and what it told systemd."""
+    here = configuration(parameter="/p", log_group="/g")
+    pretend_running(parent)
+    (parent.folder / "etc/nitrokit/hello.json").write_text(here)
+    (parent.folder / "var/lib/nitrokit/hello").mkdir(parents=True)
+    (parent.folder / "var/lib/nitrokit/hello/current.json").write_text(here)
+    environment = {**parent.environment(), "AWS_SSM_INSTANCE_ID": "i-1", "NOTIFY_SOCKET": "/run/notify"}
+    command = [*parent.sandbox(), "/opt/nitrokit/python3", "-c", _SERVES]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(parent.folder / "run/notify"))
+        systemd.setblocking(False)
+        with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            questions, answers = process.stdin, process.stdout
+            assert questions is not None and answers is not None
+
+            def look():
+                told()  # a queue of ten that nobody empties would hold the agent up
+                print(file=questions, flush=True)
+                return answers.readline().strip()
+
+            def told():
+                messages = []
+                with suppress(BlockingIOError):
+                    while True:
+                        messages.append(systemd.recv(1000).decode())
+                return messages
+
+            try:
+                assert answers.readline().strip() == "5.0"
+                yield look, told
+            finally:
+                process.kill()
+
+
+def test_an_enclave_is_given_up_when_it_is_not_well_three_times_in_a_row(parent, unit):
+    look, _ = unit
+    for answers in (["5.0", "5.0"], ["5.0", "5.0"], ["5.0", "5.0", "unhealthy"]):
+        assert look() == "5.0"
+        assert published(parent) == ("running", "COMPLIANT")
+        parent.control.answers[16] = frame({"status": "ok", "app": "ended with 1"})
+        assert [look() for _ in answers] == answers
+        assert published(parent) == ("unhealthy", "NON_COMPLIANT")
+        del parent.control.answers[16]
+    assert len(parent.enclaves()) == 1, "whoever starts the unit again decides"
+
+
+@pytest.mark.parametrize(("change", "cause"), [({"EnclaveName": "other"}, "not-running"), ({"Flags": "DEBUG_MODE"}, "wrong-enclave")])
+def test_an_enclave_that_ended_or_is_another_one_is_given_up_at_once(parent, unit, change, cause):
+    look, _ = unit
+    pretend_running(parent, **change)
+    parent.control.answers[16] = b""
+    assert look() == cause
+    assert published(parent) == ("unhealthy", "NON_COMPLIANT")
+
+
+def test_systemd_hears_of_the_enclave_and_of_each_look_at_it(parent, unit):
+    look, told = unit
+    assert told() == [f"STATUS=starting {hashlib.sha256(EIF).hexdigest()}.eif", "READY=1\nSTATUS=enclave i-1-enc1", "WATCHDOG=1"]
+    look()
+    assert told() == ["WATCHDOG=1"]
+    parent.control.answers[16] = b""
+    look()
+    assert told() == ["WATCHDOG=1"], "it is the agent that is watched"
+
+
+def test_what_runs_and_is_not_what_was_deployed_last_is_outdated(parent, unit):
+    look, _ = unit
+    former = (parent.folder / "etc/nitrokit/hello.json").read_text()
+    (parent.folder / "etc/nitrokit/hello.json").write_text(configuration("aa", parameter="/p"))
+    assert (look(), published(parent)) == ("5.0", ("outdated", "NON_COMPLIANT"))
+    (parent.folder / "etc/nitrokit/hello.json").unlink()
+    assert (look(), published(parent)) == ("5.0", ("outdated", "NON_COMPLIANT"))
+    (parent.folder / "etc/nitrokit/hello.json").write_text(former)
+    assert (look(), published(parent)) == ("5.0", ("running", "COMPLIANT"))
+
+
+# Bringing up, and going back
+
+
+def _serve(parent, current, good=""):
+    """The unit with an enclave that does not come up: its end, and what it wrote of it."""
+    state = parent.folder / "var/lib/nitrokit/hello"
+    state.mkdir(parents=True, exist_ok=True)
+    (state / "current.json").write_text(current)
+    if good:
+        (state / "good.json").write_text(good)
+    done = parent.agent("serve --enclave hello", AWS_SSM_INSTANCE_ID="i-1")
+    return done, json.loads((state / "outcome.json").read_text())
+
+
+@pytest.mark.parametrize("was_good", [False, True])
+def test_where_there_is_nothing_to_go_back_to_the_cause_is_told_once(parent, was_good):
+    """Nothing was ever healthy, or the very image that does not come up was: there is no former one to run instead."""
+    here = configuration(parameter="/p")
+    parent.up(here, STEPS[:4])
+    parent.fault("run", "E27")
+    done, outcome = _serve(parent, here, here if was_good else "")
+    assert (done.returncode, done.stdout, "[ E27 ]" in done.stderr, "going back" in done.stderr) == (1, "", True, False), done.stderr
+    assert len([line for line in parent.log if line.startswith("nitro-cli run-enclave")]) == 1
+    assert (outcome["status"], outcome["digest"]) == ("failed", hashlib.sha256(here.encode()).hexdigest())
+    assert "[ E27 ]" in outcome["error"]["got"]
+    assert published(parent) == ("failed", "NON_COMPLIANT")
+    assert (parent.folder / "var/lib/nitrokit/hello/good.json").exists() == was_good
+
+
+def test_an_image_that_neither_comes_up_nor_has_a_good_former_one_is_a_failure(parent):
+    """Not a roll-back: nothing runs."""
+    parent.up(steps=STEPS[:4])
+    parent.fault("run", "E27")
+    done, outcome = _serve(parent, configuration(), configuration(cid=17))
+    assert (done.returncode, "going back to the last good image" in done.stderr) == (1, True)
+    assert (outcome["status"], outcome["digest"]) == ("failed", hashlib.sha256(configuration().encode()).hexdigest())
+    assert (parent.folder / "var/lib/nitrokit/hello/current.json").read_text() == configuration(cid=17), "what the unit tries from now on"
+    assert (parent.folder / "var/lib/nitrokit/hello/good.json").read_text() == configuration(cid=17)
+
+
 # Health, attest, ask
 
 
@@ -206,6 +469,33 @@ def test_an_enclave_that_attests_otherwise_is_not_healthy(parent):
     refused = parent.step("health")
     assert "[agent/attestation]" in refused.stderr
     assert "PCR0" in refused.stderr
+
+
+def test_a_document_without_our_nonce_is_not_fresh(parent):
+    """Recorded once, it would vouch for ever."""
+    pretend_running(parent)
+    recorded = bytes(32) + bytes.fromhex("".join(pcrs("00").values()))
+    both = {"status": "ok", "app": "running", "document": base64.b64encode(recorded).decode()}
+    parent.control.answers[16] = frame(both)
+    refused = parent.step("health")
+    assert (refused.returncode, "[agent/attestation]; got: without the nonce" in refused.stderr) == (1, True), refused.stderr
+    for document in ("not base64", 7, None):
+        parent.control.answers[16] = frame({**both, "document": document})
+        assert "gives no attestation document [agent/attestation]" in parent.step("health").stderr
+
+
+def test_an_enclave_that_is_not_up_yet_is_waited_for(parent):
+    pretend_running(parent)
+    (parent.folder / "etc/nitrokit/hello.json").write_text(configuration(healthy_within=60))
+    parent.control.answers[16] = frame({"status": "starting"})
+    process = parent.start(f"exec {AGENT} health --enclave hello")
+    deadline = time.monotonic() + 30
+    while _listings(parent) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    del parent.control.answers[16]
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, json.loads(out or "{}").get("attested")) == (0, True), err
 
 
 def test_an_enclave_that_ended_is_not_waited_for(parent):
@@ -313,6 +603,14 @@ def test_an_enclave_without_nitrokits_init_is_healthy_while_it_runs(parent):
     parent.control.answers[16] = b""
     done = parent.step("health")
     assert (done.returncode, json.loads(done.stdout or "{}").get("attested")) == (0, False), done.stderr
+    process = parent.start(f"exec {AGENT} health --enclave hello")
+    deadline = time.monotonic() + 30
+    while _listings(parent) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    (parent.folder / "var/fake/enclaves/hello.json").unlink()
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, "[agent/not-running]" in err) == (1, True), "it ended at its start"
 
 
 _LOOKS = """import sys, time
@@ -418,6 +716,29 @@ def test_a_configuration_that_could_do_harm_is_refused(change):
 
 
 @pytest.mark.parametrize(
+    ("change", "good"),
+    [
+        ({"cid": 4}, True), ({"cid": 2**32 - 2}, True), ({"cid": 2**32 - 1}, False), ({"control_port": 1}, True), ({"control_port": -1}, False),
+        ({"healthy_within": 1}, True), ({"healthy_within": 600}, True), ({"healthy_within": 601}, False), ({"cpu_count": 1, "memory_mib": 64}, True), ({"memory_mib": 63}, False),
+        ({"pool": [{"name": name, "cpu_count": 2, "memory_mib": 64} for name in "abc"]}, True), ({"pool": [{"name": name, "cpu_count": 2, "memory_mib": 64} for name in "abcd"]}, False),
+        ({"proxies": [{"vsock_port": 4, "host": "a", "port": 65535}]}, True), ({"proxies": [{"vsock_port": 4, "host": "a", "port": 65536}]}, False),
+        ({"proxies": [{"vsock_port": 4, "host": "a", "port": 1}, {"vsock_port": 5, "host": "-a", "port": 1}]}, False),
+        ({"measurements": {**pcrs("00"), "PCR8": "88" * 48}}, True), ({"measurements": {**pcrs("00"), "PCR8": "88" * 47}}, False),
+        ({"measurements": {"PCR0": "00" * 48, "PCR1": "11" * 48}}, False), ({"measurements": {"PCR0": "00" * 48, "PCR2": "22" * 48}}, False),
+        ({"measurements": {"PCR1": "11" * 48, "PCR2": "22" * 48}}, False),
+        ({"image_sha256": ""}, False), ({"docker_uri": DOCKER}, False), ({"docker_uri": DOCKER, "image_uri": ""}, False), ({"docker_uri": DOCKER, "image_sha256": ""}, False),
+        ({"docker_uri": DOCKER, "image_uri": "", "image_sha256": ""}, True),
+    ],
+)  # fmt: skip
+def test_a_configuration_is_taken_up_to_its_bounds(change, good):
+    if good:
+        parse(configuration(**change))
+    else:
+        with pytest.raises(AgentError, match=r"is not allowed \[agent/config\]"):
+            parse(configuration(**change))
+
+
+@pytest.mark.parametrize(
     ("host", "region"),
     [
         ("kms.cn-north-1.amazonaws.com", "cn-north-1"),
@@ -431,7 +752,8 @@ def test_an_endpoint_of_another_partition_is_refused(parent, host, region):
         configuration(proxies=[{"vsock_port": 8001, "host": host, "port": 443}])
     )
     refused = parent.agent("serve --enclave hello", AWS_DEFAULT_REGION=region)
-    assert "[agent/partition]" in refused.stderr
+    assert (refused.returncode, "[agent/partition]" in refused.stderr) == (1, True)
+    assert parent.enclaves() == []
 
 
 # Diagnostics

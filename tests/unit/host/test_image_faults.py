@@ -5,7 +5,7 @@ import os
 import subprocess
 
 import pytest
-from fakeparent import AGENT, DOCKER, EIF, STEPS, changed_agent, configuration, kill_when_hanging, pcrs
+from fakeparent import AGENT, DOCKER, EIF, STEPS, changed_agent, configuration, image, kill_when_hanging, pcrs
 
 
 @pytest.fixture
@@ -64,6 +64,60 @@ def test_a_torn_or_refused_download_leaves_nothing(parent, fault, code, asked):
 def test_a_version_of_the_object_is_asked_for(parent):
     parent.up(configuration(image_version="v3.x_Y"), STEPS[:2])
     assert all("--version-id v3.x_Y" in line for line in parent.log if "s3api" in line)
+
+
+def test_an_image_of_more_than_one_part_is_put_together_and_goes_on_after_a_kill(parent):
+    data = EIF + os.urandom(1 << 20) * 65
+    parent.put("big.eif", data)
+    config = configuration(image_uri="s3://bucket/big.eif", image_sha256=hashlib.sha256(data).hexdigest())
+    parent.up(config, STEPS[:2])
+    assert _images(parent) == {".eif": data}
+    asked = [line.partition("bytes=")[2].split()[0] for line in parent.log if "bytes=" in line]
+    assert asked == [f"0-{(64 << 20) - 1}", f"{64 << 20}-{len(data) - 1}"]
+
+
+def test_a_former_part_that_is_longer_than_the_image_is_fetched_anew(parent):
+    parent.up(steps=STEPS[:1])
+    folder = parent.folder / "var/lib/nitrokit/hello/images"
+    folder.mkdir(parents=True)
+    (folder / f"{hashlib.sha256(EIF).hexdigest()}.part").write_bytes(EIF + b"x")
+    assert parent.up(steps=["image"])["fetched"] is True
+    assert _images(parent) == {".eif": EIF}
+
+
+@pytest.mark.parametrize(("answer", "code"), [("", "agent/image"), ("{}", "agent/image"), ('{"ContentLength": null}', "agent/image")])
+def test_an_s3_that_does_not_tell_the_size_is_told(parent, answer, code):
+    parent.up(steps=STEPS[:1])
+    parent.program("aws", f"#!/bin/sh\necho '{answer}'\n")
+    refused = parent.step("image")
+    assert (refused.returncode, f"does not tell the image's size [{code}]" in refused.stderr) == (1, True), refused.stderr
+
+
+def test_a_disk_that_fills_under_the_aws_command_is_told_at_once_and_nothing_is_left(parent):
+    parent.up(steps=STEPS[:1])
+    folder = parent.folder / "var/lib/nitrokit/hello/images"
+    folder.mkdir(parents=True)
+    (folder / f"{hashlib.sha256(EIF).hexdigest()}.part").write_bytes(EIF[:40])
+    full = "case \"$*\" in *get-object*) echo \"aws $*\" >> /var/fake/log; for last; do :; done; echo half > \"$last\"; echo '[Errno 28] No space left on device' >&2; exit 255 ;; esac\n"
+    fake = (parent.folder / "bin/aws").read_text()
+    parent.program("aws", fake.replace("#!/bin/sh\n", f"#!/bin/sh\n{full}", 1))
+    refused = parent.step("image")
+    assert (refused.returncode, "[agent/disk-full]" in refused.stderr) == (1, True), refused.stderr
+    assert len([line for line in parent.log if "get-object" in line]) == 1
+    assert _images(parent) == {}, "others on the parent need the room more"
+
+
+def test_images_that_nothing_names_any_more_go_with_what_is_left_of_them_and_others_stay(parent):
+    parent.up(steps=STEPS[:2])
+    state = parent.folder / "var/lib/nitrokit/hello"
+    digest = lambda mark: hashlib.sha256(image(mark)).hexdigest()  # noqa: E731
+    for name in (f"{digest('cc')}.eif", f"{digest('cc')}.part", f"{digest('cc')}.chunk", f"{digest('aa')}.eif", f"{'bb' * 48}.eif", "notes.txt"):
+        (state / "images" / name).write_text("")
+    (state / "good.json").write_text(configuration("aa"))
+    (state / "current.json").write_text(configuration("bb", docker_uri=DOCKER, image_uri="", image_sha256=""))
+    parent.up(steps=["image"])
+    left = {f"{digest('00')}.eif", f"{digest('aa')}.eif", f"{'bb' * 48}.eif", "notes.txt"}
+    assert {path.name for path in (state / "images").iterdir()} == left
 
 
 @pytest.mark.parametrize("where", ["before", "during"])

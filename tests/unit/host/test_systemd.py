@@ -5,7 +5,7 @@ import tarfile
 import time
 
 import pytest
-from fakeparent import AGENT, BROKEN, PYTHON, STEPS, configuration, pcrs
+from fakeparent import AGENT, BROKEN, PYTHON, STEPS, configuration, pcrs, published
 
 from nitrokit.host.renderer import render_document
 
@@ -84,28 +84,20 @@ def test_an_update_that_fails_goes_back_and_fails_the_step(parent, mark, fault, 
     assert _launches(parent) <= before + 1
 
 
-def _published(parent):
-    """What was told of the enclave's state last: the parameter's value and the compliance item."""
-    told = [json.loads(line) for line in (parent.folder / "var/fake/published").read_text().splitlines() if line.startswith("{")]
-    values = [json.loads(one["Value"]) for one in told if "Value" in one]
-    items = [one["Items"][0] for one in told if "Items" in one]
-    return (values[-1]["status"], items[-1]["Status"]) if values and items else None
-
-
 def test_what_runs_is_compliant_only_when_it_is_what_was_deployed_last(parent):
     """Also after a roll-back, in which a healthy enclave runs that nobody wants."""
     here = {"SSM_Config": configuration(parameter="/p"), "AWS_SSM_INSTANCE_ID": "i-1"}
     for step in STEPS:
         assert parent.agent(f"{step} --enclave hello", **here).returncode == 0
-    _wait(lambda: _published(parent) == ("running", "COMPLIANT"))
+    _wait(lambda: published(parent) == ("running", "COMPLIANT"))
     here["SSM_Config"] = configuration(BROKEN, parameter="/p")
     assert [parent.agent(f"{step} --enclave hello", **here).returncode for step in STEPS[:5]] == [0, 0, 0, 0, 1]
-    assert _published(parent)[1] == "NON_COMPLIANT"
+    assert published(parent)[1] == "NON_COMPLIANT"
     parent.run("systemctl restart nitrokit-enclave-hello")
-    _wait(lambda: _published(parent) == ("outdated", "NON_COMPLIANT"))
+    _wait(lambda: published(parent) == ("outdated", "NON_COMPLIANT"))
     assert _runs(parent, "00")
     parent.agent("drain --enclave hello")
-    assert _published(parent) == ("drained", "NON_COMPLIANT")
+    assert published(parent) == ("drained", "NON_COMPLIANT")
 
 
 def test_who_repeats_a_step_by_hand_need_not_say_where_he_is_and_disturbs_nothing(parent):
@@ -123,7 +115,7 @@ def test_who_repeats_a_step_by_hand_need_not_say_where_he_is_and_disturbs_nothin
     assert parent.enclaves() == before
     assert parent.run(f"{by_hand} drain --enclave hello").returncode == 0
     assert (parent.folder / "var/fake/region").read_text() == "eu-west-1\n"
-    assert _published(parent) == ("drained", "NON_COMPLIANT")
+    assert published(parent) == ("drained", "NON_COMPLIANT")
 
 
 def test_a_hung_agent_is_killed_by_the_watchdog_and_finds_its_enclave_again(parent):
@@ -260,6 +252,8 @@ def test_a_pool_that_cannot_be_had_is_taken_back_with_the_allocators_cause(paren
     assert "larger instance type" in refused.stderr
     _wait(lambda: _runs(parent, "00") and _unit(parent, "ActiveState") == "active")
     assert json.loads(parent.agent("status").stdout)["pool"] == {"cpus": [2, 3], "memory_mib": 256}
+    # What the next boot reserves, too.
+    assert (parent.folder / "etc/nitro_enclaves/allocator.yaml").read_text() == "---\nmemory_mib: 256\ncpu_count: 2\n"
 
 
 def test_an_enclave_that_the_deployment_names_no_more_is_retired(parent):
