@@ -25,6 +25,7 @@ from nitrokit.cdk.parent import EnclaveParent, EnclaveSlots
 from nitrokit.cdk.wildcards import BUCKET_WRITES, acknowledge_wildcards
 from nitrokit.host.bundle import build_agent
 from nitrokit.host.cloudwatch import HEALTHY, NAMESPACE, RESTARTS
+from nitrokit.host.config import WORD
 from nitrokit.host.renderer import render_document
 from nitrokit.image.fetch import cache_dir
 from nitrokit.image.files import write_atomically
@@ -71,6 +72,10 @@ class EnclaveBootstrap(Construct):
         self._healthy_within = seconds("healthy_within", healthy_within or Duration.minutes(2), _HEALTHY)
         need(EnclaveImage, image=image)
         need_type(logs.ILogGroup, log_group=log_group)
+        if log_group is not None and not is_token(log_group.log_group_name) and not WORD.fullmatch(log_group.log_group_name):
+            raise ValueError(
+                f"log_group is called {log_group.log_group_name!r:.160}; expected letters, digits and _./- alone, which the host agent takes"
+            )
         need_type(s3.IBucket, output_bucket=output_bucket, diagnostics_bucket=diagnostics_bucket)
         self.parent, self.image = parent, image
         slots = _slots(parent)

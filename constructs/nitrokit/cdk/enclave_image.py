@@ -23,7 +23,7 @@ from nitrokit.core.manifest.model import ARCHITECTURES
 from nitrokit.core.measurements import Measurements
 from nitrokit.core.reference_values import ReferenceValues
 from nitrokit.errors import NitrokitError, UsageError
-from nitrokit.host.config import check_name
+from nitrokit.host.config import S3_KEY, WORD, check_name
 from nitrokit.image.build import read_manifest
 from nitrokit.image.cached import build_cached
 from nitrokit.image.explain import explain
@@ -49,11 +49,17 @@ class EifObject:
     version: str | None = None
 
     def __post_init__(self) -> None:
-        """Raises TypeError for a bucket's name in place of a bucket, ValueError for another digest."""
+        """Raises TypeError for a bucket's name in place of a bucket, ValueError for another digest, and for a key or version that the host agent would refuse."""
         need(s3.IBucket, bucket=self.bucket)
         need(str, key=self.key, sha256=self.sha256)
         if not is_token(self.sha256) and not _SHA256.fullmatch(self.sha256):
             raise ValueError(f"sha256 is {self.sha256!r:.80}; expected 64 lower-case hex digits, as sha256sum prints them")
+        need_type(str, version=self.version)
+        # As the agent checks it on the host.
+        if not is_token(self.key) and not S3_KEY.fullmatch(self.key):
+            raise ValueError(f"key is {self.key!r:.160}; expected 1 to 900 of ASCII's letters, digits and _!.*'()/-, with a letter or digit first")
+        if not is_token(self.version) and not WORD.fullmatch(self.version or ""):
+            raise ValueError(f"version is {self.version!r:.80}; expected the id of an object's version, as S3 tells it")
 
 
 _SHA256 = re.compile("[0-9a-f]{64}")

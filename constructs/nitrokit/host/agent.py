@@ -49,8 +49,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     except NitrokitError as error:
         return _fail(options, error, signal)
     except OSError as error:
-        told = AgentError("file", "the parent's disk or file system failed", got=error, do="look at `df` and `dmesg`; run the step again")
-        return _fail(options, told, signal)
+        return _fail(options, _of_file(error), signal)
     except Exception as error:  # whoever reads this is an operator, not a developer
         own = _OwnFault("internal", "the agent itself is at fault", got=f"{type(error).__name__}: {error}", do="report it")
         return _fail(options, own, signal)
@@ -60,6 +59,12 @@ def main(arguments: Optional[List[str]] = None) -> int:
     if options.command in _RECORDED:
         publish.line(configuration.load(options.enclave), f"{options.command}: {json.dumps(result)}")
     return 0
+
+
+def _of_file(error: OSError) -> AgentError:
+    if isinstance(error, PermissionError) and os.geteuid() != 0:
+        return AgentError("not-root", "only root may do this on a parent", got=error, do="run it by sudo")
+    return AgentError("file", "the parent's disk or file system failed", got=error, do="look at `df` and `dmesg`; run the step again")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,11 +84,26 @@ def _parser() -> argparse.ArgumentParser:
                 "--nonce-for", choices=("caller", "instance"), default="caller", help="instance: the enclave's own, derived"
             )
         if name == "logs":
-            command.add_argument("--since", type=int, default=0, help="number of the first line wanted: `next` of the last answer")
+            command.add_argument("--since", type=_within(0), default=0, help="number of the first line wanted: `next` of the last answer")
         if name == "ask":
-            command.add_argument("--port", type=int, default=5000)
+            command.add_argument("--port", type=_within(1, 2**32 - 2), default=5000)
             command.add_argument("--with-credentials", action="store_true", help="add the instance role's credentials to the request")
     return parser
+
+
+def _within(least: int, most: Optional[int] = None) -> Callable[[str], int]:
+    """For an argument that is a whole number."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number") from None
+        if value < least or (most is not None and value > most):
+            raise argparse.ArgumentTypeError(f"{text} is out of range; expected {least} {'or more' if most is None else f'to {most}'}")
+        return value
+
+    return parse
 
 
 def _dispatch(options: argparse.Namespace) -> Dict[str, Any]:

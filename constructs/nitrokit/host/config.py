@@ -18,9 +18,10 @@ BUNDLED_PROXY_PORT = 8000
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
-_S3_URI = re.compile(r"s3://([a-z0-9][a-z0-9.-]{2,62})/(\w[\w!.*'()/-]{0,899})", re.ASCII)
+S3_KEY = re.compile(r"\w[\w!.*'()/-]{0,899}", re.ASCII)
+_S3_URI = re.compile(rf"s3://([a-z0-9][a-z0-9.-]{{2,62}})/({S3_KEY.pattern})", re.ASCII)
 _DOCKER_URI = re.compile(r"[a-z0-9][a-z0-9.-]*(:[0-9]+)?/[a-z0-9._/-]+(:[\w.-]+|@sha256:[0-9a-f]{64})", re.ASCII)
-_WORD = re.compile(r"([\w./][\w./-]{0,1023})?", re.ASCII)
+WORD = re.compile(r"([\w./][\w./-]{0,1023})?", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PCR = re.compile(r"[0-9a-f]{96}")
 
@@ -107,9 +108,16 @@ def load(name: str) -> Config:
     """Read an enclave's configuration. Raises AgentError."""
     try:
         return parse(path(name).read_text(errors="replace"))
+    except PermissionError:
+        raise
     except OSError as error:
+        here = ", ".join(sorted(one.stem for one in FOLDER.glob("*.json"))) or "none"
         raise AgentError(
-            "no-config", f"no configuration of {name}", got=str(error), expected=str(path(name)), do="run the install step first"
+            "no-config",
+            f"no configuration of {name}",
+            got=str(error),
+            expected=f"{path(name)} (on this parent: {here})",
+            do="run the install step first",
         ) from error
 
 
@@ -167,7 +175,7 @@ def _checks(config: Config) -> List[Tuple[str, bool]]:
         ("control_port", config.control_port is None or config.control_port > 0),
         ("healthy_within", 1 <= config.healthy_within <= 600),
         ("proxies", all(_allowed(one) for one in config.proxies)),
-        ("words", all(_WORD.fullmatch(one) for one in (config.image_version, config.group, config.log_group, config.parameter))),
+        ("words", all(WORD.fullmatch(one) for one in (config.image_version, config.group, config.log_group, config.parameter))),
     ]
 
 

@@ -17,6 +17,7 @@ from nitrokit.host.files import remove, replace
 from nitrokit.host.status import status
 
 _TAIL = 256 << 10
+_S3_FOLDER = re.compile(r"s3://[a-z0-9][a-z0-9.-]{2,62}(/[^\s]*)?")
 _COMMAND_TIMEOUT = 20
 _FILES = (
     (FOLDER, "*.json"), (FOLDER, "*.yaml"), (STATE, "*/*.json"), (Path("/etc/nitro_enclaves"), "*.yaml"), (Path("/etc/systemd/system"), "nitrokit-*.service"),
@@ -51,6 +52,8 @@ _SECRETS = (
 
 def diagnose(upload: str) -> Dict[str, Any]:
     """Write the archive, and copy it to the S3 folder ``upload`` where one is given. Raises AgentError."""
+    if upload and not _S3_FOLDER.fullmatch(upload):
+        raise AgentError("upload", "not an S3 folder", got=upload, expected="s3://bucket/prefix", do="correct it, or leave it out")
     folder = STATE / "diagnostics"
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.iterdir():

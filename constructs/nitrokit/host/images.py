@@ -37,6 +37,8 @@ def image(config: Config) -> Dict[str, Any]:
 
 def verify(config: Config, eif: Path) -> Dict[str, Any]:
     """Compare an image's PCRs with the lock; refuse it naming every PCR that differs. Raises AgentError."""
+    if not eif.is_file():
+        raise AgentError("no-image", "there is no such image", got=str(eif), expected="a file", do="run the image step, or name another file")
     measured = nitro_cli(["describe-eif", "--eif-path", str(eif)], "measuring the image").get("Measurements", {})
     differing = [name for name, locked in sorted(config.measurements.items()) if str(measured.get(name, "")).lower() != locked]
     if differing:

@@ -6,7 +6,7 @@ from typing import Any, Dict, Optional
 
 from nitrokit.host import config as configuration
 from nitrokit.host import health, images, launch, outcome, publish, units
-from nitrokit.host.commands import run
+from nitrokit.host.commands import run, succeeds
 from nitrokit.host.config import AgentError, Config
 from nitrokit.host.files import remove, write_atomically
 from nitrokit.host.proxies import remove_unused
@@ -56,7 +56,9 @@ def resume(config: Config) -> Dict[str, Any]:
 
 
 def rotate(config: Config) -> Dict[str, Any]:
-    """A fresh enclave of the same image: new keys, empty memory. Raises AgentError."""
+    """A fresh enclave of the same image: new keys, empty memory. Raises AgentError, also for one that is drained."""
+    if not succeeds(["systemctl", "is-enabled", "--quiet", units.enclave_unit(config.name)]):
+        raise AgentError("drained", f"{config.name} is drained", expected="an enclave that shall run", do="resume it")
     _begin(config, "restart")
     return check(config)
 

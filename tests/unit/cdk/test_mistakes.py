@@ -9,6 +9,7 @@ from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3 as s3
 
 from nitrokit.cdk.alarm_topic import AlarmTopic
@@ -90,6 +91,9 @@ MISTAKES = {
     "half a vCPU": (lambda stack: _image(stack, cpu_count=2.5), TypeError, "cpu_count is 2.5, of type float; expected int"),
     "an EIF's address for an EifObject": (lambda stack: _image(stack, eif="s3://images-1/key"), TypeError, "expected EifObject or DockerImageAsset"),
     "a bucket's name for a bucket": (lambda _: EifObject(_wrong("images-1"), "key", "ab" * 32), TypeError, "bucket is 'images-1', of type str; expected IBucket"),
+    "a key that the agent would refuse": (lambda stack: EifObject(s3.Bucket(stack, "B"), "our images/hello.eif", "ab" * 32), ValueError, "key is 'our images/hello.eif'; expected 1 to 900 of"),
+    "a version that the agent would refuse": (lambda stack: EifObject(s3.Bucket(stack, "B"), "key", "ab" * 32, "v 1"), ValueError, "version is 'v 1'; expected"),
+    "a log group that the agent would refuse": (lambda stack: _run(stack, log_group=logs.LogGroup.from_log_group_name(stack, "L", "team#1")), ValueError, "log_group is called 'team#1'; expected"),
     "a digest with its name": (lambda stack: EifObject(s3.Bucket(stack, "B"), "key", f"sha256:{'ab' * 32}"), ValueError, "expected 64 lower-case hex digits"),
     "a destination as text": (lambda stack: _image(stack, egress=["kms.eu-west-1.amazonaws.com"]), TypeError, "egress is .*; expected Egress"),
     "an AMI's id for a machine image": (lambda stack: EnclaveHost(stack, "H", machine_image=_wrong("ami-0123456789abcdef0")), TypeError, "machine_image is .*; expected IMachineImage"),
