@@ -74,9 +74,8 @@ class Hosts(cdk.Stack):
         )
         host = EnclaveHost(self, "Host", images=[image], network=network, instance_type=ec2.InstanceType("m7g.xlarge"))
         theirs = EnclaveHost.from_instance_attributes(self, "Theirs", instance_id="i-0123456789abcdef0", role=host.role)
-        bootstraps = [EnclaveBootstrap(self, "Run", parent=host, image=image)]
+        EnclaveBootstrap(self, "Run", parent=host, image=image)
         EnclaveBootstrap(self, "RunTheirs", parent=theirs, image=image)
-        AttestationMonitor(self, "Monitor", bootstraps=bootstraps)
 
 
 class Keys(cdk.Stack):
