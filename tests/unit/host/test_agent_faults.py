@@ -439,6 +439,52 @@ def test_an_image_that_neither_comes_up_nor_has_a_good_former_one_is_a_failure(p
     assert (parent.folder / "var/lib/nitrokit/hello/good.json").read_text() == configuration(cid=17)
 
 
+def test_an_image_that_changed_after_its_deployment_is_not_run_by_the_unit(parent):
+    """A boot has no verify step."""
+    parent.up(steps=STEPS[:4])
+    next((parent.folder / "var/lib/nitrokit/hello/images").iterdir()).write_bytes(b"cc" * 48 + b" another")
+    done, outcome = _serve(parent, configuration())
+    assert (done.returncode, "PCR0 differ [agent/drift]" in done.stderr, outcome["status"]) == (1, True, "failed"), done.stderr
+    assert [line for line in parent.log if line.startswith("nitro-cli run-enclave")] == []
+
+
+def test_a_proxy_whose_unit_is_as_it_was_goes_on_and_another_one_is_started_anew(parent):
+    parent.up(steps=STEPS[:4])
+    parent.fault("run", "E27")
+    verbs = []
+    for host in ("kms.us-east-1.amazonaws.com", "kms.us-east-1.amazonaws.com", "example.org"):
+        before = len(parent.log)
+        _serve(parent, configuration(proxies=[{"vsock_port": 8001, "host": host, "port": 443}]))
+        lines = [line.split() for line in parent.log[before:] if line.startswith("systemctl")]
+        assert ["systemctl", "enable", "nitrokit-vsock-proxy-8001.service"] in lines
+        assert ["systemctl", "daemon-reload"] in lines
+        verbs += [words[1] for words in lines if words[-1] == "nitrokit-vsock-proxy-8001.service" and words[1] != "enable"]
+    assert verbs == ["restart", "start", "restart"]
+    unit = (parent.folder / "etc/systemd/system/nitrokit-vsock-proxy-8001.service").read_text()
+    assert "vsock-proxy-8001.yaml 8001 example.org 443\n" in unit
+    assert (parent.folder / "etc/nitrokit/vsock-proxy-8001.yaml").read_text() == "allowlist:\n- {address: example.org, port: 443}\n"
+
+
+@pytest.mark.parametrize(("ends", "code", "answer"), [(True, 0, '{"ended": true}\n'), (False, 1, "")])
+def test_an_enclave_that_ended_by_itself_is_ended_and_one_that_cannot_be_is_told(parent, ends, code, answer):
+    pretend_running(parent)
+    _beside(parent, "other", 17)
+    fake = (parent.folder / "bin/nitro-cli").read_text()
+    refusal = f"terminate-enclave) {'rm $folder/hello.json; ' if ends else ''}echo '[ E11 ] gone' >&2; exit 39 ;;"
+    parent.program("nitro-cli", fake.replace('case "$1" in\n', f'case "$1" in\n  {refusal}\n', 1))
+    done = parent.step("terminate")
+    assert (done.returncode, done.stdout, "[ E11 ]" in done.stderr) == (code, answer, bool(code)), done.stderr
+    assert "other" in [one["EnclaveName"] for one in parent.enclaves()]
+
+
+def test_ended_is_who_has_the_name_and_nobody_else(parent):
+    pretend_running(parent)
+    _beside(parent, "other", 17)
+    assert json.loads(parent.step("terminate").stdout) == {"ended": True}
+    assert [one["EnclaveName"] for one in parent.enclaves()] == ["other"]
+    assert json.loads(parent.step("terminate").stdout) == {"ended": False}
+
+
 # Health, attest, ask
 
 

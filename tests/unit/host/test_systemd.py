@@ -265,6 +265,27 @@ def test_an_enclave_that_the_deployment_names_no_more_is_retired(parent):
     assert not (parent.folder / "etc/nitrokit/other.json").exists()
 
 
+def test_proxies_that_no_enclave_needs_any_more_are_stopped_after_the_update_and_not_before(parent):
+    other = [{"vsock_port": 8002, "host": "example.org", "port": 443}]
+    units = lambda: {path.name for path in (parent.folder / "etc/systemd/system").glob("nitrokit-vsock-proxy-*.service")}  # noqa: E731
+    first, second = "nitrokit-vsock-proxy-8001.service", "nitrokit-vsock-proxy-8002.service"
+    parent.up()
+    parent.up(configuration(BROKEN, proxies=other), STEPS[:4])
+    assert "[agent/rolled-back]" in parent.step("run").stderr
+    assert first in units(), "the former image needs it"
+    assert parent.run(f"systemctl is-active {first}").stdout == "active\n"
+    parent.up(configuration("aa", proxies=other))
+    assert units() == {second}
+    assert parent.run(f"systemctl is-active {first}").stdout != "active\n"
+    assert not (parent.folder / "etc/nitrokit/vsock-proxy-8001.yaml").exists()
+
+
+def test_who_runs_is_resumed_without_another_start(parent):
+    before = parent.up()["enclave_id"]
+    assert json.loads(parent.agent("resume --enclave hello").stdout)["enclave_id"] == before
+    assert _launches(parent) == 1
+
+
 def test_somebody_elses_enclave_is_not_ended_for_our_pool(parent):
     other = {
         "EnclaveName": "theirs",
