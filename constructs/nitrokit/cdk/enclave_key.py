@@ -17,6 +17,7 @@ from nitrokit.cdk.enclave_key_grants import EnclaveKeyGrants, KeyPolicy, Measure
 from nitrokit.cdk.known import is_token, need, need_each, need_known, need_type
 from nitrokit.core.intrinsics import Environment, concrete, longest
 from nitrokit.core.key_policy import Finding, PolicyError, Severity, analyze_key_policy, check_size
+from nitrokit.core.key_policy.templated import ENCLAVE_KEY
 
 _NO_ARN = re.compile(r"(?![0-9]{12}$)[\w\s+=,.@/-]*")
 """A name. What stands for more than one principal, the policy refuses."""
@@ -76,6 +77,8 @@ class EnclaveKey(AttestedKey):
             # The check wants the caller to be able to change the policy again, which nobody is, or somebody else.
             bypass_policy_lockout_safety_check=sealed or not self._is_deployment_role(administrator_arn),
         )
+        # Whatever an aspect or an override makes of its policy, NitrokitChecks knows it for a key that promises attestation.
+        self._key.add_metadata(ENCLAVE_KEY, value=True)
         self._arn = self._key.attr_arn
         self._key.cfn_options.deletion_policy = CfnDeletionPolicy.RETAIN_EXCEPT_ON_CREATE
         self._key.cfn_options.update_replace_policy = CfnDeletionPolicy.RETAIN

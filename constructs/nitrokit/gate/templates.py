@@ -12,7 +12,7 @@ from typing import Any
 
 from nitrokit.core.intrinsics import Environment, concrete
 from nitrokit.core.key_policy import PolicyError
-from nitrokit.core.key_policy.templated import speaks_of_attestation, templated_policies
+from nitrokit.core.key_policy.templated import promises_attestation, templated_policies
 from nitrokit.gate.consumers import compare_accepted
 from nitrokit.gate.key_policies import KeyPolicy, compare_key_policy
 from nitrokit.gate.locks import LockedImage, Pcrs
@@ -68,8 +68,8 @@ def _compare(template: Template, images: Sequence[LockedImage], time: datetime) 
     for logical, kind, resource in template.resources():
         subject = f"{template.path.name.removesuffix('.template.json')}: {_name(logical, resource)} ({kind})"
         path = str(template.path)
-        if kind in _KEYS and speaks_of_attestation(policy := (resource.get("Properties") or {}).get("KeyPolicy")):
-            yield from _compare_key(policy, subject, path, images, time)
+        if kind in _KEYS and promises_attestation(resource):
+            yield from _compare_key((resource.get("Properties") or {}).get("KeyPolicy"), subject, path, images, time)
             continue
         for name, sets in _groups(concrete(resource.get("Properties"), _ENVIRONMENT)).items():
             own = [image for image in images if image.name == name] or images

@@ -12,6 +12,7 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 
 from nitrokit.cdk.enclave_host import EnclaveHost
+from nitrokit.cdk.enclave_image import EnclaveImage
 from nitrokit.cdk.enclave_key import EnclaveKey
 from nitrokit.cdk.validation.metadata import StackMetadata
 from nitrokit.cdk.validation.plugin import NitrokitChecks
@@ -58,6 +59,25 @@ def test_a_broken_rule_fails_the_synthesis_and_says_what_to_do(app):
     text = str(caught.value)
     assert "nitrokit/policy-change" in text
     assert "deny kms:PutKeyPolicy to everybody" in text
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        lambda key: key.add_property_override("KeyPolicy", {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "kms:*", "Resource": "*"}]}),
+        lambda key: key.add_property_deletion_override("KeyPolicy"),
+    ],
+    ids=["everybody may", "KMS's default policy"],
+)  # fmt: skip
+def test_an_enclave_key_whose_policy_is_overridden_opens_nothing_unseen(app, override):
+    """The override reaches the template alone, and leaves no word of attestation there."""
+    stack = cdk.Stack(app, "S")
+    image = EnclaveImage.from_measurements(stack, "Image", name="app", measurements=ONE, memory_mib=512)
+    role = iam.Role(stack, "Host", assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"))
+    key = EnclaveKey(stack, "Key", images=[image], host_role=role)
+    override(key.node.default_child)
+    with pytest.raises(RuntimeError, match=r"nitrokit/(unattested|iam-delegation)"):
+        app.synth()
 
 
 @pytest.mark.parametrize("id", ["nitrokit/policy-change", "NitrokitChecks::nitrokit/policy-change"])

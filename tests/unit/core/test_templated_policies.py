@@ -4,7 +4,7 @@ import pytest
 
 from nitrokit.core.intrinsics import Environment
 from nitrokit.core.key_policy import PolicyError, analyze_key_policy, build_key_policy
-from nitrokit.core.key_policy.templated import MAX_ALTERNATIVES, speaks_of_attestation, templated_policies
+from nitrokit.core.key_policy.templated import ENCLAVE_KEY, MAX_ALTERNATIVES, promises_attestation, templated_policies
 from nitrokit.core.measurements import Measurements, digest
 
 HERE = Environment("111122223333", "aws-cn", "cn-north-1")
@@ -40,7 +40,9 @@ def test_outcomes_are_counted_and_too_many_refused():
     assert caught.value.code == "policy/conditions"
 
 
-def test_what_speaks_of_attestation():
-    assert speaks_of_attestation(POLICY)
-    assert speaks_of_attestation({"Fn::If": ["A", POLICY, NO_VALUE]})
-    assert not speaks_of_attestation(None)
+def test_keys_that_promise_attestation_say_so_in_their_policy_or_are_marked():
+    for policy in (POLICY, {"Fn::If": ["A", POLICY, NO_VALUE]}):
+        assert promises_attestation({"Properties": {"KeyPolicy": policy}})
+    assert promises_attestation({"Metadata": {ENCLAVE_KEY: True}})
+    assert not promises_attestation({"Properties": {"KeyPolicy": None}, "Metadata": {"aws:cdk:path": "S/Key"}})
+    assert not promises_attestation({})

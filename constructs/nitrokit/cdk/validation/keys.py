@@ -1,4 +1,4 @@
-"""Keys in a template whose policy speaks of attestation: ours, and anybody's."""
+"""Keys in a template that open for attested enclaves: ours, and anybody's whose policy speaks of attestation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from nitrokit.cdk.validation.model import App, Rule, Template, Violation
-from nitrokit.core.key_policy.templated import TemplatedPolicy, speaks_of_attestation, templated_policies
+from nitrokit.core.key_policy.templated import TemplatedPolicy, promises_attestation, templated_policies
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class AttestedKey:
     @cached_property
     def policies(self) -> tuple[TemplatedPolicy, ...]:
         """As they can be deployed, as far as that is known. Raises PolicyError where there are too many."""
-        return templated_policies(self.properties["KeyPolicy"], self.template.environment)
+        return templated_policies(self.properties.get("KeyPolicy"), self.template.environment)
 
     def broken(self, rule: Rule, detail: str, *, when: str = "") -> Violation:
         """A rule that its policy breaks; ``when``: under which conditions."""
@@ -34,5 +34,5 @@ def attested_keys(app: App) -> Iterator[AttestedKey]:
     """All of them, replicas too."""
     for template in app.templates:
         for logical_id, properties in template.of_type("AWS::KMS::Key", "AWS::KMS::ReplicaKey"):
-            if speaks_of_attestation(properties.get("KeyPolicy")):
+            if promises_attestation(template.resources[logical_id]):
                 yield AttestedKey(template, logical_id, properties)

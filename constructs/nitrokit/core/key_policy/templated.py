@@ -11,6 +11,8 @@ from typing import Any
 from nitrokit.core.intrinsics import NO_VALUE, Environment, alternatives, concrete
 from nitrokit.core.key_policy.document import PolicyError
 
+ENCLAVE_KEY = "nitrokit:EnclaveKey"
+"""The entry in a resource's ``Metadata`` that says so."""
 MAX_ALTERNATIVES = 32
 """Ours: what can be read by people, and analysed in a moment."""
 
@@ -36,9 +38,10 @@ def templated_policies(key_policy: Any, environment: Environment) -> tuple[Templ
     return tuple(TemplatedPolicy(_given(policy, environment), ", ".join(outcomes)) for outcomes, policy in found)
 
 
-def speaks_of_attestation(key_policy: Any) -> bool:
-    """Whether an attestation key is anywhere in it."""
-    return "recipientattestation" in json.dumps(key_policy).lower()
+def promises_attestation(resource: Mapping[str, Any]) -> bool:
+    """Whether a template's key has an attestation key anywhere in its policy, or is an ``EnclaveKey``, whatever an aspect or an override has made of that policy."""
+    policy = (resource.get("Properties") or {}).get("KeyPolicy")
+    return ENCLAVE_KEY in (resource.get("Metadata") or {}) or "recipientattestation" in json.dumps(policy).lower()
 
 
 def _given(policy: Any, environment: Environment) -> Any:
