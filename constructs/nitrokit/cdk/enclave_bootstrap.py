@@ -82,7 +82,13 @@ class EnclaveBootstrap(Construct):
         need_one_environment(self, parent)
         _need_one_account(self, parent)
         self.slot = slots.claim(
-            image.name, arch=image.arch, cpu_count=image.cpu_count, memory_mib=image.memory_mib, egress=image.egress, cid=cid
+            image.name,
+            arch=image.arch,
+            cpu_count=image.cpu_count,
+            memory_mib=image.memory_mib,
+            egress=image.egress,
+            cid=cid,
+            attests=image.controlled,
         )
         self.log_group = log_group or logs.LogGroup(self, "Logs", retention=logs.RetentionDays.ONE_YEAR)
         self.parameter = f"/nitrokit/{Names.unique_resource_name(self, max_length=64, separator='-')}"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jsii
 from aws_cdk import ArnFormat, Duration, Stack
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_lambda as lambda_
-from constructs import Construct
+from constructs import Construct, IValidation
 
 from nitrokit.cdk.attestation_verifier import trust_environment
 from nitrokit.cdk.enclave_bootstrap import EnclaveBootstrap
@@ -28,7 +29,7 @@ class FleetAdmission(Construct):
     """A Lambda that asks each new instance of ``fleet`` for fresh documents of all its enclaves, appraises them against the locks, and lets it into service; a deployment that replaces
     instances goes on only then. An instance that proves nothing in ``timeout`` is ended, and another one launched.
 
-    - ``fleet``: of the same stack, one admission each. ``bootstraps``: all enclaves that an instance must run.
+    - ``fleet``: of the same stack, one admission each. ``bootstraps``: of all its enclaves that can be asked; one that is not among them fails the synthesis.
     - ``timeout``: default 20 minutes, one to sixty.
     - ``concurrency``: how many instances are asked at once; default 10. Others wait.
     - ``trust_anchor``, ``runtime``, ``architecture``: as of AttestationMonitor.
@@ -70,6 +71,7 @@ class FleetAdmission(Construct):
         settings.allow_reading(self._admit)
         self._allow_completion(fleet)
         fleet.await_admission(wait)
+        self.node.add_validation(_All(fleet, bootstraps))
         # The rule first: an event of the fleet's first instances would be lost. So nothing here may refer to the group.
         fleet.auto_scaling_group.node.add_dependency(self._make_rule(fleet))
 
@@ -117,3 +119,18 @@ class FleetAdmission(Construct):
         return events.Rule(
             self, "Launched", event_pattern=pattern, targets=[target], description="Asks a new parent instance what its enclaves run"
         )
+
+
+@jsii.implements(IValidation)
+class _All:
+    """An enclave that nobody asks would be in service unproven."""
+
+    def __init__(self, fleet: EnclaveFleet, bootstraps: Sequence[EnclaveBootstrap]) -> None:
+        self._fleet, self._asked = fleet, {one.image.name for one in bootstraps}
+
+    @jsii.member(jsii_name="validate")
+    def validate(self) -> list[str]:
+        left = sorted(one.name for one in self._fleet.enclaves if one.attests and one.name not in self._asked)
+        if not left:
+            return []
+        return [f"{', '.join(left)} of {self._fleet.node.path} would go into service without proof; expected the bootstraps of all its enclaves"]

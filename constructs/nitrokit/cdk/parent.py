@@ -21,7 +21,9 @@ _TAKEN_PORT = 8000
 
 @dataclass(frozen=True)
 class Slot:
-    """One enclave's place on its parent. ``arch``: as in enclave.toml; ``cpu_count`` and ``memory_mib``: what it takes of the parent's pool."""
+    """One enclave's place on its parent. ``arch``: as in enclave.toml; ``cpu_count`` and ``memory_mib``: what it takes of the parent's pool;
+    ``attests``: whether it can be asked for a document.
+    """
 
     name: str
     arch: str
@@ -29,6 +31,7 @@ class Slot:
     cpu_count: int
     memory_mib: int
     egress: tuple[Egress, ...]
+    attests: bool
 
 
 class EnclaveSlots:
@@ -41,7 +44,15 @@ class EnclaveSlots:
         return iter(self._slots)
 
     def claim(
-        self, name: str, *, arch: str, cpu_count: int, memory_mib: int, egress: Sequence[Egress] = (), cid: int | None = None
+        self,
+        name: str,
+        *,
+        arch: str,
+        cpu_count: int,
+        memory_mib: int,
+        egress: Sequence[Egress] = (),
+        cid: int | None = None,
+        attests: bool = True,
     ) -> Slot:
         """Take a place. ``cid`` None: the first free one from 16 on. Raises ValueError for a fifth enclave, and for a name, CID or vsock port that cannot be had."""
         need_known(cid=cid)
@@ -54,6 +65,7 @@ class EnclaveSlots:
             cpu_count,
             memory_mib,
             tuple(egress),
+            attests,
         )
         if len(self._slots) == MAX_ENCLAVES:
             raise ValueError(f"{name} is one enclave too many for this parent; expected at most {MAX_ENCLAVES}")

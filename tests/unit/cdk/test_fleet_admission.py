@@ -81,6 +81,19 @@ def test_a_fleet_has_one_admission(admitted):
         FleetAdmission(stack, "Second", fleet=fleet, bootstraps=bootstraps)
 
 
+@pytest.mark.parametrize("controlled", [True, False])
+def test_no_enclave_that_can_be_asked_goes_into_service_unasked(admitted, eif_file, eif_lock, controlled):
+    """Also one that is put on the fleet after its admission was made."""
+    stack, fleet, _ = admitted()
+    later = EnclaveImage.from_eif(stack, "Later", eif_file, name="later", measurements=eif_lock, controlled=controlled)
+    EnclaveBootstrap(stack, "RunLater", parent=fleet, image=later)
+    if not controlled:
+        Template.from_stack(stack)
+        return
+    with pytest.raises(RuntimeError, match="later of S/Fleet would go into service without proof"):
+        Template.from_stack(stack)
+
+
 def test_nag_finds_nothing(admitted):
     stack, _, _ = admitted(timeout=cdk.Duration.minutes(60))
     report = AwsSolutionsChecks(stack.node.root).validate_scope(stack.node.root)
