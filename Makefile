@@ -20,6 +20,7 @@ test: setup tests/iam_simulate/node_modules/.ready tests/checkov/.venv/.ready
 
 check: setup
 	ruff check .
+	ruff format --check .
 	mypy
 	lint-imports
 

@@ -173,7 +173,12 @@ class AttestationMonitor(Construct):
                 check.allow_instances(target)
             reason = "each instance has a parameter of its own below this path, which goes when the instance has ended"
             check.allow_all_below(
-                "ssm:GetParametersByPath", "ssm:DeleteParameters", service="ssm", resource="parameter", name=bootstrap.parameter[1:], reason=reason
+                "ssm:GetParametersByPath",
+                "ssm:DeleteParameters",
+                service="ssm",
+                resource="parameter",
+                name=bootstrap.parameter[1:],
+                reason=reason,
             )
         # These actions take no resource (Service Authorization Reference).
         check.allow("ssm:GetCommandInvocation", "ec2:DescribeInstances", on=["*"])
@@ -226,7 +231,9 @@ class AttestationMonitor(Construct):
         return {"service": SERVICE, "Enclave": enclave, "Monitor": self.settings.name}
 
     def _metric(self, enclave: str, every: Duration) -> cloudwatch.Metric:
-        return cloudwatch.Metric(namespace=NAMESPACE, metric_name=METRIC, dimensions_map=self.dimensions(enclave), statistic="Minimum", period=every)
+        return cloudwatch.Metric(
+            namespace=NAMESPACE, metric_name=METRIC, dimensions_map=self.dimensions(enclave), statistic="Minimum", period=every
+        )
 
     def _alarm(self, enclave: str, metric: cloudwatch.Metric) -> cloudwatch.Alarm:
         """Two runs in a row in which not every host passed, or none came."""

@@ -119,7 +119,11 @@ class ImportedHost(Construct):
         self.instance_id = instance_id
         self.role = role
         # Of the instance, however often it is imported.
-        same = (one for one in scope.node.root.node.find_all() if isinstance(one, ImportedHost) and one is not self and one.instance_id == instance_id)
+        same = (
+            one
+            for one in scope.node.root.node.find_all()
+            if isinstance(one, ImportedHost) and one is not self and one.instance_id == instance_id
+        )
         self.enclaves: EnclaveSlots = next((one.enclaves for one in same), EnclaveSlots())
 
     @property

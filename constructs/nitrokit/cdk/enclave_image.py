@@ -57,7 +57,9 @@ class EifObject:
         need_type(str, version=self.version)
         # As the agent checks it on the host.
         if not is_token(self.key) and not S3_KEY.fullmatch(self.key):
-            raise ValueError(f"key is {self.key!r:.160}; expected 1 to 900 of ASCII's letters, digits and _!.*'()/-, with a letter or digit first")
+            raise ValueError(
+                f"key is {self.key!r:.160}; expected 1 to 900 of ASCII's letters, digits and _!.*'()/-, with a letter or digit first"
+            )
         if not is_token(self.version) and not WORD.fullmatch(self.version or ""):
             raise ValueError(f"version is {self.version!r:.80}; expected the id of an object's version, as S3 tells it")
 

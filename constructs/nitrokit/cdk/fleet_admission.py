@@ -133,4 +133,6 @@ class _All:
         left = sorted(one.name for one in self._fleet.enclaves if one.attests and one.name not in self._asked)
         if not left:
             return []
-        return [f"{', '.join(left)} of {self._fleet.node.path} would go into service without proof; expected the bootstraps of all its enclaves"]
+        return [
+            f"{', '.join(left)} of {self._fleet.node.path} would go into service without proof; expected the bootstraps of all its enclaves"
+        ]

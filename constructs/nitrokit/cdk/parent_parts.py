@@ -163,9 +163,7 @@ def root_volume(size: Size | None, key: kms.IKey | None) -> ec2.BlockDevice:
     need_type(kms.IKey, volume_key=key)
     gibibytes = (size or _VOLUME).to_gibibytes(rounding=SizeRoundingBehavior.NONE)
     need_within(_VOLUME_GIB, volume_size=gibibytes)
-    volume = ec2.BlockDeviceVolume.ebs(
-        gibibytes, encrypted=True, kms_key=key, volume_type=ec2.EbsDeviceVolumeType.GP3
-    )
+    volume = ec2.BlockDeviceVolume.ebs(gibibytes, encrypted=True, kms_key=key, volume_type=ec2.EbsDeviceVolumeType.GP3)
     return ec2.BlockDevice(device_name="/dev/xvda", volume=volume)
 
 

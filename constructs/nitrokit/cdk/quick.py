@@ -21,4 +21,6 @@ def quick_synthesis() -> None:
     atexit.register(gc.freeze)
     threads = min(_THREADS, os.cpu_count() or 1)
     # In double quotes, with backslashes before what they hold of those, as JSON has them (Node.js documentation "NODE_OPTIONS").
-    os.environ.setdefault("NODE_OPTIONS", f"--max-semi-space-size=64 --v8-pool-size={threads} --require {json.dumps(str(_FLAGS), ensure_ascii=False)}")
+    os.environ.setdefault(
+        "NODE_OPTIONS", f"--max-semi-space-size=64 --v8-pool-size={threads} --require {json.dumps(str(_FLAGS), ensure_ascii=False)}"
+    )

@@ -61,7 +61,7 @@ class LocalAws:
 
     @property
     def routes(self) -> dict[str, tuple[str, int]]:
-        """"host:port" → loopback address, where AWS's DNS would lead."""
+        """``host:port`` → loopback address, where AWS's DNS would lead."""
         return self._cloud.routes
 
     def environment(self, role_arn: str | None = None) -> dict[str, str]:

@@ -38,7 +38,9 @@ def image(config: Config) -> Dict[str, Any]:
 def verify(config: Config, eif: Path) -> Dict[str, Any]:
     """Compare an image's PCRs with the lock; refuse it naming every PCR that differs. Raises AgentError."""
     if not eif.is_file():
-        raise AgentError("no-image", "there is no such image", got=str(eif), expected="a file", do="run the image step, or name another file")
+        raise AgentError(
+            "no-image", "there is no such image", got=str(eif), expected="a file", do="run the image step, or name another file"
+        )
     measured = nitro_cli(["describe-eif", "--eif-path", str(eif)], "measuring the image").get("Measurements", {})
     differing = [name for name, locked in sorted(config.measurements.items()) if str(measured.get(name, "")).lower() != locked]
     if differing:
@@ -115,7 +117,7 @@ def _s3(command: List[str], what: str, *, timeout: float) -> str:
     except AgentError as error:
         if any(sign in str(error.got) for sign in _REFUSED):
             needs = "s3:GetObject for the parent's role, and kms:Decrypt on the key that encrypts the bucket, if there is one"
-            do = "let the key's policy or the role allow it: docs/deploy.md, \"Buckets with a KMS key\""
+            do = 'let the key\'s policy or the role allow it: docs/deploy.md, "Buckets with a KMS key"'
             raise AgentError("image-denied", f"{what} failed: S3 or KMS refuses it", got=error.got, expected=needs, do=do) from error
         raise
 

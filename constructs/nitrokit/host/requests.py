@@ -24,7 +24,13 @@ def attest(name: str, nonce: str, nonce_for: str) -> Dict[str, Any]:
     answer = ask(int(found["EnclaveCID"]), CONTROL_PORT, {"op": "attest", "nonce": nonce})
     if "document" not in answer:
         got = str(answer.get("error", answer))[:200]
-        raise AgentError("no-document", "the enclave gave no attestation document", got=got, expected="a document", do="correct what it names, or look at the enclave's health")
+        raise AgentError(
+            "no-document",
+            "the enclave gave no attestation document",
+            got=got,
+            expected="a document",
+            do="correct what it names, or look at the enclave's health",
+        )
     return {**answer, "enclave_id": found["EnclaveID"]}
 
 

@@ -35,5 +35,7 @@ def _scripts(path: str, data: bytes) -> Iterator[tuple[str, str]]:
     for name, value in parser["console_scripts"].items() if "console_scripts" in parser else ():
         found = _OBJECT.fullmatch(value)
         if found is None or not _NAME.fullmatch(name):
-            raise ImageError("wheel", f"{path} names a program that nobody can run", got=f"{name} = {value}"[:200], expected="name = module:object")
+            raise ImageError(
+                "wheel", f"{path} names a program that nobody can run", got=f"{name} = {value}"[:200], expected="name = module:object"
+            )
         yield name, _SCRIPT.format(**found.groupdict())

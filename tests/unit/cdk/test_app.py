@@ -62,7 +62,16 @@ def test_production_is_a_fleet_that_is_watched(tmp_path):
     assert subscription["Endpoint"] == "ops@example.com"
     hosts = set(re.findall(r"[\w.-]*amazonaws\.com", text)) - {"kms.us-east-1.amazonaws.com"}  # the hello image's egress
     assert "arn:aws:" not in text and all(one.count(".") == 2 for one in hosts), "services' principals are alike in every partition"
-    lint = [str(Path(sys.executable).with_name("cfn-lint")), "--non-zero-exit-code", "error", "--regions", "us-east-1", *REGIONS, "--", str(path)]
+    lint = [
+        str(Path(sys.executable).with_name("cfn-lint")),
+        "--non-zero-exit-code",
+        "error",
+        "--regions",
+        "us-east-1",
+        *REGIONS,
+        "--",
+        str(path),
+    ]
     checked = subprocess.run(lint, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout
 

@@ -225,7 +225,9 @@ def test_endpoints_serve_this_account_and_kms_what_enclaves_ask(new_stack):
     (kms_statement,) = endpoints["kms"]
     assert endpoints["kms-fips"] == [kms_statement]
     # What the runtime asks (docs/runtime.md), and a data owner on the parent.
-    assert {f"kms:{one}" for one in ("Decrypt", "GenerateDataKey", "GenerateDataKeyPair", "GenerateRandom", "Encrypt", "DescribeKey")} <= set(kms_statement["Action"])
+    assert {
+        f"kms:{one}" for one in ("Decrypt", "GenerateDataKey", "GenerateDataKeyPair", "GenerateRandom", "Encrypt", "DescribeKey")
+    } <= set(kms_statement["Action"])
     assert not {"kms:CreateGrant", "kms:PutKeyPolicy", "kms:ReEncryptFrom", "kms:*"} & set(kms_statement["Action"])
 
 
@@ -242,7 +244,9 @@ def test_no_road_leads_into_a_network_or_out_of_it_but_the_endpoints(new_stack):
         assert one["Properties"].get("SecurityGroupIds", [{"Fn::GetAtt": [group, "GroupId"]}]) == [{"Fn::GetAtt": [group, "GroupId"]}]
     found = template.to_json()["Resources"][group]["Properties"]
     assert "SecurityGroupIngress" not in found
-    assert [(one["CidrIp"], one["IpProtocol"]) for one in found["SecurityGroupEgress"]] == [("255.255.255.255/32", "icmp")], "the CDK's way to say none"
+    assert [(one["CidrIp"], one["IpProtocol"]) for one in found["SecurityGroupEgress"]] == [("255.255.255.255/32", "icmp")], (
+        "the CDK's way to say none"
+    )
     rules = [one["Properties"] for one in template.find_resources("AWS::EC2::SecurityGroupIngress").values()]
     (rule,) = [one for one in rules if one["GroupId"] == {"Fn::GetAtt": [group, "GroupId"]}]
     assert (rule["FromPort"], rule["ToPort"], rule["IpProtocol"]) == (443, 443, "tcp")

@@ -158,7 +158,9 @@ def test_sealed_is_the_default_and_an_alias_stays_where_it_is(stack, host, image
         decision = evaluate(policy, AccessRequest(f"kms:{action}", f"arn:aws:iam::{ACCOUNT}:role/admin", ACCOUNT))
         assert (decision.reason, decision.delegated_to_iam) == ("explicit deny", False)
     # Else a first deployment that fails could not be rolled back.
-    deployer = AccessRequest("kms:ScheduleKeyDeletion", f"arn:aws:iam::{ACCOUNT}:role/cdk-hnb659fds-cfn-exec-role-{ACCOUNT}-eu-west-1", ACCOUNT)
+    deployer = AccessRequest(
+        "kms:ScheduleKeyDeletion", f"arn:aws:iam::{ACCOUNT}:role/cdk-hnb659fds-cfn-exec-role-{ACCOUNT}-eu-west-1", ACCOUNT
+    )
     assert evaluate(policy, deployer).delegated_to_iam
 
 
@@ -366,7 +368,13 @@ def test_what_an_aspect_makes_of_the_policy_is_what_is_analysed(stack, host, ima
         def visit(self, node):
             if isinstance(node, kms.CfnKey):
                 policy = stack.resolve(node.key_policy)
-                owner = {"Sid": "ChangePolicy", "Effect": "Allow", "Principal": {"AWS": OWNER}, "Action": "kms:PutKeyPolicy", "Resource": "*"}
+                owner = {
+                    "Sid": "ChangePolicy",
+                    "Effect": "Allow",
+                    "Principal": {"AWS": OWNER},
+                    "Action": "kms:PutKeyPolicy",
+                    "Resource": "*",
+                }
                 node.key_policy = {**policy, "Statement": [*policy["Statement"][:1], owner]}
 
     assert key.findings() == []

@@ -163,7 +163,9 @@ def test_an_instance_that_is_imported_twice_is_one_parent(stack):
     first = EnclaveBootstrap(stack, "First", parent=one, image=image)
     with pytest.raises(ValueError, match="an enclave hello is on this parent already"):
         EnclaveBootstrap(stack, "Again", parent=same, image=image)
-    second = EnclaveImage.from_measurements(stack, "Second", name="second", measurements=measured("second"), memory_mib=512, eif=image.source)
+    second = EnclaveImage.from_measurements(
+        stack, "Second", name="second", measurements=measured("second"), memory_mib=512, eif=image.source
+    )
     assert EnclaveBootstrap(stack, "Other", parent=same, image=second).slot.cid != first.slot.cid
     assert EnclaveBootstrap(stack, "Elsewhere", parent=other, image=image).slot.cid == first.slot.cid
 

@@ -298,13 +298,18 @@ def test_what_is_retained_stays_when_it_leaves_the_stack_and_when_the_stack_goes
     policies = ("Delete", "Retain", "RetainExceptOnCreate")
 
     def parameters(*names, **more):
-        return {name: {"Type": "AWS::SSM::Parameter", "Properties": {"Name": f"/kept/{name}", "Type": "String", "Value": "x"}, **more} for name in names}
+        return {
+            name: {"Type": "AWS::SSM::Parameter", "Properties": {"Name": f"/kept/{name}", "Type": "String", "Value": "x"}, **more}
+            for name in names
+        }
 
     leaving = {name: one for policy in policies for name, one in parameters(f"Leaves{policy}", DeletionPolicy=policy).items()}
     staying = {name: one for policy in policies for name, one in parameters(f"Stays{policy}", DeletionPolicy=policy).items()}
     assert _deploy(local, "retaining", {**leaving, **staying})[0] == "CREATE_COMPLETE"
     client = local.client("cloudformation")
-    client.create_change_set(StackName="retaining", ChangeSetName="d", ChangeSetType="UPDATE", TemplateBody=json.dumps({"Resources": staying}))
+    client.create_change_set(
+        StackName="retaining", ChangeSetName="d", ChangeSetType="UPDATE", TemplateBody=json.dumps({"Resources": staying})
+    )
     client.execute_change_set(StackName="retaining", ChangeSetName="d")
     client.get_waiter("stack_update_complete").wait(StackName="retaining", WaiterConfig={"Delay": 1})
     there = {one["Name"].removeprefix("/kept/") for one in local.client("ssm").get_parameters_by_path(Path="/kept")["Parameters"]}
@@ -319,7 +324,10 @@ def test_who_is_told_of_a_topic_can_be_looked_up_and_changes_with_the_stack(loca
 
     def resources(*addresses):
         fixed = {"TopicArn": {"Ref": "Topic"}, "Protocol": "email"}
-        told = {f"Told{number}": {"Type": "AWS::SNS::Subscription", "Properties": {**fixed, "Endpoint": one}} for number, one in enumerate(addresses)}
+        told = {
+            f"Told{number}": {"Type": "AWS::SNS::Subscription", "Properties": {**fixed, "Endpoint": one}}
+            for number, one in enumerate(addresses)
+        }
         return {"Topic": {"Type": "AWS::SNS::Topic", "Properties": {}}, **told}
 
     def told():

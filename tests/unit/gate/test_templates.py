@@ -101,7 +101,10 @@ def test_a_hole_in_a_synthesised_policy_is_found(assembly, edited):
 def test_an_enclave_keys_policy_without_a_word_of_attestation_is_found(assembly, edited):
     def change(template):
         key = next(one for one in template["Resources"].values() if one["Type"] == "AWS::KMS::Key")
-        key["Properties"]["KeyPolicy"] = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "kms:*", "Resource": "*"}]}
+        key["Properties"]["KeyPolicy"] = {
+            "Version": "2012-10-17",
+            "Statement": [{"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "kms:*", "Resource": "*"}],
+        }
         return template
 
     found = [one for one in compare_templates(edited(change), [locked(assembly[1])], NOW) if "KMS::Key" in one.subject]

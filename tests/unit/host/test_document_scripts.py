@@ -128,7 +128,9 @@ def test_a_failing_step_tells_cloudformation_its_cause_and_health_that_all_is_we
     pretend_running(parent)
     parent.step("health", **environment)
     assert [(kind, one["Status"], one["UniqueId"]) for kind, one in got] == [("", "FAILURE", "i-1.hello"), ("", "SUCCESS", "i-1.hello")]
-    assert got[0][1]["Reason"].startswith("image: finding the image failed: S3 or KMS refuses it [agent/image-denied]; got: An error occurred (403)")
+    assert got[0][1]["Reason"].startswith(
+        "image: finding the image failed: S3 or KMS refuses it [agent/image-denied]; got: An error occurred (403)"
+    )
     assert got[1][1]["Data"] == "i-1-enc1"
 
 

@@ -49,7 +49,9 @@ def test_a_slow_s3_is_waited_for_and_a_torn_part_is_asked_for_again(parent):
     assert _images(parent) == {".eif": EIF}
 
 
-@pytest.mark.parametrize(("fault", "code", "asked"), [("torn", "agent/image", 4), ("fail", "agent/image-denied", 0), ("denied", "agent/image-denied", 4)])
+@pytest.mark.parametrize(
+    ("fault", "code", "asked"), [("torn", "agent/image", 4), ("fail", "agent/image-denied", 0), ("denied", "agent/image-denied", 4)]
+)
 def test_a_torn_or_refused_download_leaves_nothing(parent, fault, code, asked):
     parent.up(steps=STEPS[:1])
     parent.fault("aws", fault)
@@ -98,7 +100,7 @@ def test_a_disk_that_fills_under_the_aws_command_is_told_at_once_and_nothing_is_
     folder = parent.folder / "var/lib/nitrokit/hello/images"
     folder.mkdir(parents=True)
     (folder / f"{hashlib.sha256(EIF).hexdigest()}.part").write_bytes(EIF[:40])
-    full = "case \"$*\" in *get-object*) echo \"aws $*\" >> /var/fake/log; for last; do :; done; echo half > \"$last\"; echo '[Errno 28] No space left on device' >&2; exit 255 ;; esac\n"
+    full = 'case "$*" in *get-object*) echo "aws $*" >> /var/fake/log; for last; do :; done; echo half > "$last"; echo \'[Errno 28] No space left on device\' >&2; exit 255 ;; esac\n'
     fake = (parent.folder / "bin/aws").read_text()
     parent.program("aws", fake.replace("#!/bin/sh\n", f"#!/bin/sh\n{full}", 1))
     refused = parent.step("image")
@@ -111,7 +113,14 @@ def test_images_that_nothing_names_any_more_go_with_what_is_left_of_them_and_oth
     parent.up(steps=STEPS[:2])
     state = parent.folder / "var/lib/nitrokit/hello"
     digest = lambda mark: hashlib.sha256(image(mark)).hexdigest()  # noqa: E731
-    for name in (f"{digest('cc')}.eif", f"{digest('cc')}.part", f"{digest('cc')}.chunk", f"{digest('aa')}.eif", f"{'bb' * 48}.eif", "notes.txt"):
+    for name in (
+        f"{digest('cc')}.eif",
+        f"{digest('cc')}.part",
+        f"{digest('cc')}.chunk",
+        f"{digest('aa')}.eif",
+        f"{'bb' * 48}.eif",
+        "notes.txt",
+    ):
         (state / "images" / name).write_text("")
     (state / "good.json").write_text(configuration("aa"))
     (state / "current.json").write_text(configuration("bb", docker_uri=DOCKER, image_uri="", image_sha256=""))

@@ -66,7 +66,7 @@ class LocalCloud:
 
     @property
     def routes(self) -> dict[str, tuple[str, int]]:
-        """"host:port" → loopback address, where AWS's DNS would lead."""
+        """``host:port`` → loopback address, where AWS's DNS would lead."""
         return {f"{self.kms_host}:443": ("127.0.0.1", self.kms_port)}
 
     @property
