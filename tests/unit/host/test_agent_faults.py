@@ -206,6 +206,31 @@ def test_amazon_linux_2_has_it_among_its_extras(parent):
     ]  # fmt: skip
 
 
+def test_what_builds_an_image_is_installed_and_docker_started_for_an_image_to_build_alone(parent):
+    parent.up(steps=["install"])
+    assert [line for line in parent.log if line.startswith(("dnf", "systemctl"))] == []
+    parent.program("docker", "#!/bin/sh\n")  # which builds nothing without the blobs
+    building = configuration(docker_uri=DOCKER, image_uri="", image_sha256="")
+    assert parent.step("install", building).returncode == 0
+    assert [line for line in parent.log if line.startswith(("dnf", "systemctl"))] == [
+        "dnf install --assumeyes docker aws-nitro-enclaves-cli-devel", "systemctl enable --now docker",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("release", ['ID="amzn"\nVERSION_ID="2023"\n', 'ID="fedora"\nVERSION_ID="2"\n'])
+def test_amazon_linux_2_is_known_by_its_name_and_version(parent, release):
+    (parent.folder / "etc/os-release").write_text(release)
+    (parent.folder / "bin/nitro-cli").rename(parent.folder / "bin/.nitro-cli")
+    parent.step("install")
+    assert parent.log == ["dnf install --assumeyes aws-nitro-enclaves-cli"]
+
+
+def test_a_nitro_cli_that_does_not_tell_its_version_is_told(parent):
+    parent.fault("version", "unknown")
+    refused = parent.step("install")
+    assert (refused.returncode, "nitro-cli does not tell its version" in refused.stderr) == (1, True), refused.stderr
+
+
 def test_amazon_linux_2_still_works_and_its_end_of_support_is_told(parent):
     assert "warning" not in parent.up(steps=["install"])
     (parent.folder / "etc/os-release").write_text(AMAZON_LINUX_2)
