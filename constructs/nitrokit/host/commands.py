@@ -37,7 +37,14 @@ def run(
             env={**os.environ, **(environment or {})},
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise AgentError(slug, f"{what} failed", got=str(error)[:_SHOWN], expected=f"{command[0]} on this instance") from error
+        lost = isinstance(error, FileNotFoundError) and slug == "nitro-cli"
+        raise AgentError(
+            slug,
+            f"{what} failed",
+            got=str(error)[:_SHOWN],
+            expected=f"{command[0]} on this instance",
+            do="run the install step, which brings it" if lost else None,
+        ) from error
     if done.returncode != 0:
         code = nitro_cli_code(done.stderr)
         told = f"{what} failed" if code is None else f"{what} failed: {code[1]}"

@@ -225,6 +225,13 @@ def test_amazon_linux_2_is_known_by_its_name_and_version(parent, release):
     assert parent.log == ["dnf install --assumeyes aws-nitro-enclaves-cli"]
 
 
+def test_a_nitro_cli_that_is_gone_is_told_with_what_brings_it_back(parent):
+    parent.up(steps=STEPS[:3])
+    (parent.folder / "bin/nitro-cli").rename(parent.folder / "bin/.nitro-cli")
+    refused = parent.step("verify")
+    assert (refused.returncode, "[agent/nitro-cli]" in refused.stderr, "run the install step" in refused.stderr) == (1, True, True)
+
+
 def test_a_nitro_cli_that_does_not_tell_its_version_is_told(parent):
     parent.fault("version", "unknown")
     refused = parent.step("install")
