@@ -52,14 +52,8 @@ class AttestedKey(Resource):
     def add_alias(self, alias: str) -> kms.Alias:
         """An alias, with or without ``alias/``. It stays when the stack goes: a sealed key's alias cannot be moved or deleted, so that nobody makes data owners encrypt under another key."""
         name = alias.removeprefix("alias/")
-        number = sum(child.node.id.startswith("Alias") for child in self.node.children)
-        return kms.Alias(
-            self,
-            f"Alias{number if is_token(name) else name}",
-            alias_name=f"alias/{name}",
-            target_key=self,
-            removal_policy=RemovalPolicy.RETAIN,
-        )
+        id = sum(child.node.id.startswith("Alias") for child in self.node.children) if is_token(name) else name
+        return kms.Alias(self, f"Alias{id}", alias_name=f"alias/{name}", target_key=self, removal_policy=RemovalPolicy.RETAIN)
 
     @jsii.member(jsii_name="addToResourcePolicy")
     def add_to_resource_policy(self, statement: iam.PolicyStatement, allow_no_op: bool | None = None) -> iam.AddToResourcePolicyResult:

@@ -20,7 +20,7 @@ from constructs import Construct
 
 from nitrokit.cdk.enclave_host import EnclaveHost
 from nitrokit.cdk.enclave_image import EnclaveImage, grant_object
-from nitrokit.cdk.known import is_token, need, need_one_environment, need_type, seconds
+from nitrokit.cdk.known import differ, is_token, need, need_one_environment, need_type, seconds
 from nitrokit.cdk.parent import EnclaveParent, EnclaveSlots
 from nitrokit.cdk.wildcards import BUCKET_WRITES, acknowledge_wildcards
 from nitrokit.host.bundle import build_agent
@@ -232,7 +232,7 @@ def _slots(parent: EnclaveParent) -> EnclaveSlots:
 def _need_one_account(bootstrap: Construct, parent: EnclaveParent) -> None:
     """The CDK leaves out, and says nothing, what it cannot grant to a role of another account."""
     ours, theirs = Stack.of(bootstrap).account, parent.role.principal_account
-    if theirs is not None and ours != theirs and not (is_token(ours) or is_token(theirs)):
+    if theirs is not None and differ(ours, theirs):
         raise ValueError(
             f"the role of {parent.node.path} is of account {theirs}, and {bootstrap.node.path} of {ours}; expected one account: what it must read is granted here"
         )

@@ -19,9 +19,8 @@ from nitrokit.cdk.monitor_function import FunctionOptions, MonitorFunction
 from nitrokit.cdk.monitor_settings import MonitorSettings
 from nitrokit.core.attestation import AWS_NITRO_ROOT_G1, TrustAnchor
 
-_TIMEOUT = range(
-    60, 3601
-)  # seconds; a deployment waits at most an hour for a signal (CloudFormation User Guide "UpdatePolicy attribute", PauseTime)
+_TIMEOUT = range(60, 3601)
+"""Seconds; a deployment waits at most an hour for a signal (CloudFormation User Guide "UpdatePolicy attribute", PauseTime)."""
 _INVOCATION = Duration.minutes(15)
 
 

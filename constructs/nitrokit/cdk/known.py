@@ -53,8 +53,7 @@ def need_within(allowed: range, **values: object) -> None:
 def need_one_environment(here: IConstruct, there: IConstruct) -> None:
     """Both are of one account and Region, as far as synthesis knows: what is reached by a name or tag alone is not found from another one, and the CDK sees no reference. Raises ValueError."""
     ours, theirs = Stack.of(here), Stack.of(there)
-    pairs = ((ours.account, theirs.account), (ours.region, theirs.region))
-    if any(one != other for one, other in pairs if not (is_token(one) or is_token(other))):
+    if differ(ours.account, theirs.account) or differ(ours.region, theirs.region):
         raise ValueError(
             f"{here.node.path} is in {_place(ours)}, and {there.node.path} in {_place(theirs)}; expected one account and Region"
         )
@@ -63,8 +62,13 @@ def need_one_environment(here: IConstruct, there: IConstruct) -> None:
 def need_one_region(here: IConstruct, used: IResource) -> None:
     """``used`` is of this Region, as far as synthesis knows: its service is asked here. Raises ValueError."""
     ours, theirs = Stack.of(here).region, used.env.region
-    if ours != theirs and not (is_token(ours) or is_token(theirs)):
+    if differ(ours, theirs):
         raise ValueError(f"{used.node.path} is of {theirs}, and {here.node.path} of {ours}; expected one Region")
+
+
+def differ(one: str, other: str) -> bool:
+    """As far as synthesis knows."""
+    return one != other and not (is_token(one) or is_token(other))
 
 
 def _place(stack: Stack) -> str:

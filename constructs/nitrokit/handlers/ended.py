@@ -13,10 +13,8 @@ from nitrokit.handlers.triggers import INSTANCE
 
 QUIET = timedelta(hours=1)
 """What is younger stays: EC2 may not tell yet of an instance that has just started (Amazon EC2 User Guide "Eventual consistency in the Amazon EC2 API")."""
-_DELETED, _ASKED = (
-    10,
-    200,
-)  # names of one DeleteParameters (Systems Manager API Reference); values of one filter (EC2 API Reference DescribeInstances)
+_DELETED, _ASKED = 10, 200
+"""Names of one DeleteParameters (Systems Manager API Reference); values of one filter (EC2 API Reference DescribeInstances)."""
 
 
 def forget_ended(ssm: Any, ec2: Any, fleets: Iterable[Fleet], now: datetime, forget_verdict: Callable[[str, str], None]) -> list[str]:

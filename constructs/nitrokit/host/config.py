@@ -18,8 +18,9 @@ BUNDLED_PROXY_PORT = 8000
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+BUCKET = "[a-z0-9][a-z0-9.-]{2,62}"
 S3_KEY = re.compile(r"\w[\w!.*'()/-]{0,899}", re.ASCII)
-_S3_URI = re.compile(rf"s3://([a-z0-9][a-z0-9.-]{{2,62}})/({S3_KEY.pattern})", re.ASCII)
+_S3_URI = re.compile(f"s3://({BUCKET})/({S3_KEY.pattern})", re.ASCII)
 _DOCKER_URI = re.compile(r"[a-z0-9][a-z0-9.-]*(:[0-9]+)?/[a-z0-9._/-]+(:[\w.-]+|@sha256:[0-9a-f]{64})", re.ASCII)
 WORD = re.compile(r"([\w./][\w./-]{0,1023})?", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Tuple
 
 from nitrokit.host.commands import run
-from nitrokit.host.config import FOLDER, STATE, AgentError
+from nitrokit.host.config import BUCKET, FOLDER, STATE, AgentError
 from nitrokit.host.files import remove, replace
 from nitrokit.host.status import status
 
 _TAIL = 256 << 10
-_S3_FOLDER = re.compile(r"s3://[a-z0-9][a-z0-9.-]{2,62}(/[^\s]*)?")
+_S3_FOLDER = re.compile(rf"s3://{BUCKET}(/[^\s]*)?")
 _COMMAND_TIMEOUT = 20
 _FILES = (
     (FOLDER, "*.json"), (FOLDER, "*.yaml"), (STATE, "*/*.json"), (Path("/etc/nitro_enclaves"), "*.yaml"), (Path("/etc/systemd/system"), "nitrokit-*.service"),

@@ -137,9 +137,7 @@ def _range(config: Config, part: Path, start: int, end: int) -> Path:
             error = failure
             if "No space left" in str(failure.got):
                 remove(chunk)
-                # Others on the parent need the room more.
-                remove(part)
-                raise _disk_full(part, str(failure.got), "room for the image") from failure
+                raise _given_up(part, failure.got) from failure
         except OSError as failure:
             error = AgentError("image", "S3 gave nothing", got=str(failure))
         if attempt < _TRIES - 1:
@@ -155,10 +153,15 @@ def _append(part: Path, chunk: Path) -> None:
             target.flush()
             settle(target.fileno())
     except OSError as error:
-        remove(part)  # as above
-        raise _disk_full(part, str(error), "room for the image") from error
+        raise _given_up(part, error) from error
     finally:
         remove(chunk)
+
+
+def _given_up(part: Path, got: object) -> AgentError:
+    """Others on the parent need the room more."""
+    remove(part)
+    return _disk_full(part, str(got), "room for the image")
 
 
 def _disk_full(part: Path, got: str, expected: str) -> AgentError:

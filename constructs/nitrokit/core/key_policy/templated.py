@@ -12,7 +12,7 @@ from nitrokit.core.intrinsics import NO_VALUE, Environment, alternatives, concre
 from nitrokit.core.key_policy.document import PolicyError
 
 ENCLAVE_KEY = "nitrokit:EnclaveKey"
-"""The entry in a resource's ``Metadata`` that says so."""
+"""The entry in a resource's ``Metadata`` by which an ``EnclaveKey`` marks its key."""
 MAX_ALTERNATIVES = 32
 """Ours: what can be read by people, and analysed in a moment."""
 
