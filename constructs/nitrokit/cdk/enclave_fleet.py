@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aws_cdk import Acknowledgment, Duration, Names, Size, Tags, Validations
+from aws_cdk import Acknowledgment, Duration, Names, Size, Stack, Tags, Validations
 from aws_cdk import aws_autoscaling as autoscaling
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_ec2 as ec2
@@ -18,7 +18,7 @@ from nitrokit.cdk import parent_parts
 from nitrokit.cdk.enclave_image import EnclaveImage
 from nitrokit.cdk.enclave_network import EnclaveNetwork
 from nitrokit.cdk.known import is_token, need, need_each, need_known, need_type, need_within
-from nitrokit.cdk.parent import EnclaveSlots
+from nitrokit.cdk.parent import EnclaveSlots, imported_slots
 
 FLEET_TAG = "nitrokit:fleet"
 HOOK = "attested"
@@ -227,12 +227,19 @@ class ImportedFleet(Construct):
         need(iam.IRole, role=role)
         self.tag_value = tag_value
         self.role = role
-        self.enclaves = EnclaveSlots()
+        self.enclaves = imported_slots(self, self._is)
 
     @property
     def association_targets(self) -> list[ssm.CfnAssociation.TargetProperty]:
         """Its instances, by their tag."""
         return _targets(self.tag_value)
+
+    def _is(self, other: object) -> bool:
+        """As far as synthesis knows: another Region or account may have a fleet of this tag too."""
+        if not isinstance(other, ImportedFleet) or other.tag_value != self.tag_value:
+            return False
+        ours, theirs = Stack.of(self), Stack.of(other)
+        return ours is theirs or (not is_token(ours.account + ours.region) and ours.environment == theirs.environment)
 
 
 def _targets(tag_value: str) -> list[ssm.CfnAssociation.TargetProperty]:

@@ -16,7 +16,7 @@ from nitrokit.cdk import parent_parts
 from nitrokit.cdk.enclave_image import EnclaveImage
 from nitrokit.cdk.enclave_network import EnclaveNetwork
 from nitrokit.cdk.known import need, need_type
-from nitrokit.cdk.parent import EnclaveSlots
+from nitrokit.cdk.parent import EnclaveSlots, imported_slots
 
 
 class EnclaveHost(Construct):
@@ -118,13 +118,7 @@ class ImportedHost(Construct):
         need(iam.IRole, role=role)
         self.instance_id = instance_id
         self.role = role
-        # Of the instance, however often it is imported.
-        same = (
-            one
-            for one in scope.node.root.node.find_all()
-            if isinstance(one, ImportedHost) and one is not self and one.instance_id == instance_id
-        )
-        self.enclaves: EnclaveSlots = next((one.enclaves for one in same), EnclaveSlots())
+        self.enclaves = imported_slots(self, lambda one: isinstance(one, ImportedHost) and one.instance_id == instance_id)
 
     @property
     def association_targets(self) -> list[ssm.CfnAssociation.TargetProperty]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_ssm as ssm
@@ -92,6 +92,12 @@ class EnclaveSlots:
                 raise ValueError(
                     f"vsock_port {one.vsock_port} of {slot.name} leads to {host}:{port} on this parent; expected another one in [[egress]] of its enclave.toml"
                 )
+
+
+def imported_slots(parent: IConstruct, is_same: Callable[[Any], bool]) -> EnclaveSlots:
+    """What this parent shares with whatever else in the app is it, since it may be imported more than once."""
+    everything: list[Any] = parent.node.root.node.find_all()
+    return next((one.enclaves for one in everything if one is not parent and is_same(one)), EnclaveSlots())
 
 
 class EnclaveParent(IConstruct, Protocol):

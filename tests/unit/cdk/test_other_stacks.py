@@ -153,10 +153,26 @@ def test_a_pipeline_waits_for_a_monitor_of_its_region(stack):
         AwaitAttestation(stack, "Await", check=check)
 
 
-def test_an_instance_that_is_imported_twice_is_one_parent(stack):
+@pytest.mark.parametrize(
+    ("environments", "is_one"), [([ENV, ENV], True), ([ENV, cdk.Environment(account=ACCOUNT, region="us-east-1")], False), ([None, None], False)]
+)  # fmt: skip
+def test_fleets_of_one_tag_are_one_where_they_are_known_to_be_in_one_place(environments, is_one):
+    app = cdk.App()
+    fleets = []
+    for number, env in enumerate(environments):
+        stack = cdk.Stack(app, f"S{number}", env=env)
+        role = iam.Role.from_role_arn(stack, "Role", f"arn:aws:iam::{ACCOUNT}:role/parents")
+        fleets.append(EnclaveFleet.from_tag(stack, "Fleet", tag_value="blue", role=role))
+    assert (fleets[0].enclaves is fleets[1].enclaves) == is_one
+
+
+@pytest.mark.parametrize(
+    ("imported", "attribute"), [(EnclaveHost.from_instance_attributes, "instance_id"), (EnclaveFleet.from_tag, "tag_value")]
+)
+def test_a_parent_that_is_imported_twice_is_one_parent(stack, imported, attribute):
     role = iam.Role.from_role_arn(stack, "Role", f"arn:aws:iam::{ACCOUNT}:role/parents")
     one, same, other = (
-        EnclaveHost.from_instance_attributes(stack, f"Host{number}", instance_id=id, role=role)
+        imported(stack, f"Host{number}", **{attribute: id}, role=role)
         for number, id in enumerate(["i-0123456789abcdef0", "i-0123456789abcdef0", "i-0123456789abcdef1"])
     )
     image = _image(stack)
